@@ -1,0 +1,1 @@
+"""The operator of Hub Steward: watches VolumeReset and ServerRestart and carries them out."""

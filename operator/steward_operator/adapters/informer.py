@@ -1,0 +1,94 @@
+"""kopf as an informer: its watches fill the stores and put keys into our queue. No kopf writes, no finalizers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import kopf
+from steward_api import names
+
+from steward_operator.core.model import Claim, Pod
+from steward_operator.engine.driver import utc_now
+from steward_operator.engine.store import Key, Requests, Servers
+from steward_operator.kube.client import connection
+
+
+class WatchAge:
+    """When the watches last showed anything, by the loop's clock."""
+
+    def __init__(self) -> None:
+        self.events = 0
+
+
+def registry(requests: Requests, servers: Servers, add: Callable[[Key], None], age: WatchAge) -> kopf.OperatorRegistry:
+    found = kopf.OperatorRegistry()
+
+    @kopf.on.login(registry=found)
+    def login(**_: Any) -> kopf.ConnectionInfo:
+        return connection()
+
+    def wake(user: str) -> None:
+        for request in requests.of_user(user, excluding=("", "")):
+            add((request.kind, request.name))
+
+    for kind, plural in names.PLURALS.items():
+
+        @kopf.on.event(names.GROUP, names.VERSION, plural, registry=found, id=f"request-{kind}")
+        def on_request(event: Any, body: Any, kind: str = kind, **_: Any) -> None:
+            age.events += 1
+            if event["type"] == "DELETED":
+                requests.drop(kind, body["metadata"]["name"])
+                wake(body.get("spec", {}).get("user", ""))
+                return
+            # Never older than what a write of ours has put there: versions of one object only grow.
+            known = requests.get(kind, body["metadata"]["name"])
+            if known and known.uid == body["metadata"]["uid"] and _version(known.manifest) > _version(body):
+                return
+            requests.put({**body, "kind": kind})
+            add((kind, body["metadata"]["name"]))
+            if known and (current := requests.get(kind, known.name)) and current.is_finished:
+                wake(known.user)
+
+    @kopf.on.event(
+        "", "v1", "pods", registry=found, id="server", labels={names.COMPONENT: names.SERVER_COMPONENT}
+    )
+    def on_pod(event: Any, body: Any, **_: Any) -> None:
+        age.events += 1
+        pod = Pod(body)
+        if event["type"] == "DELETED":
+            servers.drop(pod.uid)
+        else:
+            servers.put(pod, utc_now())
+        wake(pod.user)
+
+    @kopf.on.event(
+        "", "v1", "persistentvolumeclaims", registry=found, id="claim",
+        labels={names.COMPONENT: names.STORAGE_COMPONENT},
+    )  # fmt: skip
+    def on_claim(body: Any, **_: Any) -> None:
+        age.events += 1
+        wake(Claim(body).user)
+
+    return found
+
+
+def _version(manifest: Any) -> int:
+    """Comparable since Kubernetes 1.35 by contract (KEP-5504), by etcd's revisions before."""
+    return int(manifest["metadata"]["resourceVersion"])
+
+
+def settings() -> kopf.OperatorSettings:
+    found = kopf.OperatorSettings()
+    found.scanning.disabled = True
+    found.peering.standalone = True
+    found.posting.enabled = False
+    found.watching.server_timeout = 240
+    found.watching.client_timeout = 270
+    found.networking.request_timeout = 10
+    found.networking.connect_timeout = 3
+    found.networking.error_backoffs = [0.1, 0.3, 1, 2, 4]
+    found.networking.enforce_retry_after = True
+    found.queueing.error_delays = [0.5, 1, 2, 5, 10]
+    found.process.ultimate_exiting_timeout = 20
+    return found

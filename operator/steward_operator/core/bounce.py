@@ -1,0 +1,128 @@
+"""The resize that makes the kubelet restart a container in place (KEP-1287), and when it must not be used.
+
+With ``resizePolicy: RestartContainer`` a change of CPU or memory stops the container gracefully and starts it again
+in the same pod. One patch a restart: a step away from the original values, and back to them at the next restart.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+from .claims import quantity
+from .model import Container, Pod
+
+Resources = dict[str, Any]
+
+#: The kernel's minimum CPU quota is 10 ms of a second, its minimum weight that of 2m: below, a step changes nothing.
+SMALLEST_CPU_LIMIT = 0.011
+SMALLEST_CPU_REQUEST = 0.003
+CPU_STEP = 0.001
+MEMORY_STEP = 2**20
+
+
+def refuse_in_place(pod: Pod) -> str:
+    """Why the pod cannot be restarted in place; empty when it can."""
+    container = pod.notebook
+    if container is None:
+        return "it has no notebook container"
+    if pod.restart_policy == "Never":
+        return "its restart policy is Never"
+    policies = {p["resourceName"]: p["restartPolicy"] for p in container.spec.get("resizePolicy") or ()}
+    if policies.get("cpu") != "RestartContainer" or policies.get("memory") != "RestartContainer":
+        return "it was started without the resize policy that a restart in place needs"
+    if pod.original_resources is None:
+        return "it does not record the resources it was started with"
+    if not candidates(pod):
+        return "it has neither a CPU nor a memory request"
+    return ""
+
+
+def holds_extended_resources(pod: Pod) -> bool:
+    """Whether the pod holds a device, for example a GPU, that somebody else may get once the pod is gone."""
+    for container in pod.spec.get("containers") or ():
+        resources = container.get("resources") or {}
+        for listed in (resources.get("limits") or {}, resources.get("requests") or {}):
+            if any("/" in name and not name.startswith("kubernetes.io/") for name in listed):
+                return True
+    return False
+
+
+def candidates(pod: Pod) -> list[Resources]:
+    """What the notebook container may be resized to, best first. Away from the original, else back to it."""
+    container, original = pod.notebook, pod.original_resources
+    if container is None or original is None:
+        return []
+    present = _sized(container.resources)
+    stepped = _steps(original, guaranteed=(pod.status.get("qosClass") == "Guaranteed"))
+    if _differs(present, _sized(original)):
+        return [_sized(original)]
+    return [step for step in stepped if _differs(step, present)]
+
+
+def _steps(original: Mapping[str, Any], *, guaranteed: bool) -> list[Resources]:
+    """The original one step down and, should that be refused, one step up."""
+    base = _sized(original)
+    limits, requests = base.get("limits") or {}, base.get("requests") or {}
+    found = []
+    for sign in (-1, 1):
+        changed = copy.deepcopy(base)
+        if guaranteed and "memory" in limits:
+            amount = f"{int(quantity(limits['memory']) + sign * MEMORY_STEP)}"
+            changed["limits"]["memory"] = changed["requests"]["memory"] = amount
+        elif "cpu" in limits and limits["cpu"] != requests.get("cpu"):
+            if sign < 0 and quantity(limits["cpu"]) <= SMALLEST_CPU_LIMIT:
+                continue
+            changed["limits"]["cpu"] = _millis(limits["cpu"], sign)
+        elif "cpu" in requests and "cpu" not in limits:
+            if sign < 0 and quantity(requests["cpu"]) <= SMALLEST_CPU_REQUEST:
+                continue
+            changed["requests"]["cpu"] = _millis(requests["cpu"], sign)
+        elif "cpu" in limits:
+            changed["limits"]["cpu"] = changed["requests"]["cpu"] = _millis(limits["cpu"], sign)
+        else:
+            continue
+        found.append(changed)
+    return found
+
+
+def _millis(cpu: str | int | float, sign: int) -> str:
+    return f"{round((quantity(cpu) + sign * CPU_STEP) * 1000)}m"
+
+
+def _sized(resources: Mapping[str, Any]) -> Resources:
+    """Only what a resize may change: CPU and memory."""
+    return {
+        part: {name: str(value) for name, value in (resources.get(part) or {}).items() if name in ("cpu", "memory")}
+        for part in ("limits", "requests")
+        if any(name in ("cpu", "memory") for name in resources.get(part) or ())
+    }
+
+
+def _differs(left: Mapping[str, Any], right: Mapping[str, Any]) -> bool:
+    def numbers(resources: Mapping[str, Any]) -> dict[tuple[str, str], float]:
+        return {(part, name): quantity(value) for part, values in resources.items() for name, value in values.items()}
+
+    return numbers(left) != numbers(right)
+
+
+def is_applied(container: Container, planned: Mapping[str, Any]) -> bool:
+    """Whether the pod's spec already asks for the planned resources."""
+    return not _differs(_sized(container.resources), _sized(planned))
+
+
+def is_in_flight(pod: Pod) -> bool:
+    """Whether the kubelet still has a resize to carry out, ours or another's."""
+    if pod.condition("PodResizePending") or pod.condition("PodResizeInProgress"):
+        return True
+    container = pod.notebook
+    if container is None or not container.status.get("resources"):
+        return False
+    return _differs(_sized(container.status["resources"]), _sized(container.resources))
+
+
+def pending_reason(pod: Pod) -> str:
+    """``Infeasible`` or ``Deferred`` when the kubelet will not carry the resize out now; else empty."""
+    condition = pod.condition("PodResizePending")
+    return str(condition.get("reason", "")) if condition else ""

@@ -1,0 +1,342 @@
+"""What the core knows of the cluster: requests, claims, pods, and the world they stand in.
+
+Frozen views over the plain dicts of the API. A view reads names from the raw annotations, never from the slugs in
+labels: two users may share a slug.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from steward_api import names
+from steward_api.phases import ENDS, Phase
+from steward_api.volumes import Volume
+
+from .clock import parse_time
+
+Json = Mapping[str, Any]
+
+TERMINAL_POD_PHASES = frozenset({"Succeeded", "Failed"})
+
+
+@dataclass(frozen=True)
+class Request:
+    """A VolumeReset or ServerRestart."""
+
+    manifest: Json
+
+    @property
+    def meta(self) -> Json:
+        return self.manifest["metadata"]  # type: ignore[no-any-return]
+
+    @property
+    def spec(self) -> Json:
+        return self.manifest.get("spec") or {}
+
+    @property
+    def status(self) -> Json:
+        return self.manifest.get("status") or {}
+
+    @property
+    def kind(self) -> str:
+        return str(self.manifest["kind"])
+
+    @property
+    def name(self) -> str:
+        return str(self.meta["name"])
+
+    @property
+    def uid(self) -> str:
+        return str(self.meta["uid"])
+
+    @property
+    def user(self) -> str:
+        return str(self.spec.get("user", ""))
+
+    @property
+    def server(self) -> str:
+        return str(self.spec.get("server") or "")
+
+    @property
+    def phase(self) -> Phase:
+        return Phase(self.status.get("phase") or Phase.PENDING)
+
+    @property
+    def is_finished(self) -> bool:
+        return self.phase in ENDS
+
+    @property
+    def is_deleted(self) -> bool:
+        return "deletionTimestamp" in self.meta
+
+    @property
+    def has_finalizer(self) -> bool:
+        return names.FINALIZER in (self.meta.get("finalizers") or ())
+
+    @property
+    def created(self) -> datetime:
+        created = parse_time(self.meta.get("creationTimestamp"))
+        assert created is not None, "the API server stamps every object"
+        return created
+
+    @property
+    def not_before(self) -> datetime | None:
+        return parse_time(self.spec.get("notBefore"))
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A PersistentVolumeClaim made for a server."""
+
+    manifest: Json
+
+    @property
+    def meta(self) -> Json:
+        return self.manifest["metadata"]  # type: ignore[no-any-return]
+
+    @property
+    def name(self) -> str:
+        return str(self.meta["name"])
+
+    @property
+    def uid(self) -> str:
+        return str(self.meta["uid"])
+
+    @property
+    def resource_version(self) -> str:
+        return str(self.meta["resourceVersion"])
+
+    @property
+    def annotations(self) -> Json:
+        return self.meta.get("annotations") or {}
+
+    @property
+    def labels(self) -> Json:
+        return self.meta.get("labels") or {}
+
+    @property
+    def is_ours(self) -> bool:
+        return self.labels.get(names.COMPONENT) == names.STORAGE_COMPONENT and self.user != ""
+
+    @property
+    def user(self) -> str:
+        return str(self.annotations.get(names.USERNAME, ""))
+
+    @property
+    def server(self) -> str:
+        return str(self.annotations.get(names.SERVERNAME, ""))
+
+    @property
+    def kind(self) -> str:
+        return str(self.labels.get(names.VOLUME, names.HOME))
+
+    @property
+    def is_deleting(self) -> bool:
+        return "deletionTimestamp" in self.meta
+
+    @property
+    def created(self) -> datetime:
+        created = parse_time(self.meta.get("creationTimestamp"))
+        assert created is not None, "the API server stamps every object"
+        return created
+
+    @property
+    def reset_by(self) -> str:
+        return str(self.annotations.get(names.RESET_BY, ""))
+
+
+@dataclass(frozen=True)
+class Pod:
+    """Any pod of the namespace; the properties from ``user`` on are for servers."""
+
+    manifest: Json
+
+    @property
+    def meta(self) -> Json:
+        return self.manifest["metadata"]  # type: ignore[no-any-return]
+
+    @property
+    def spec(self) -> Json:
+        return self.manifest.get("spec") or {}
+
+    @property
+    def status(self) -> Json:
+        return self.manifest.get("status") or {}
+
+    @property
+    def name(self) -> str:
+        return str(self.meta["name"])
+
+    @property
+    def uid(self) -> str:
+        return str(self.meta["uid"])
+
+    @property
+    def resource_version(self) -> str:
+        return str(self.meta["resourceVersion"])
+
+    @property
+    def annotations(self) -> Json:
+        return self.meta.get("annotations") or {}
+
+    @property
+    def user(self) -> str:
+        return str(self.annotations.get(names.USERNAME, ""))
+
+    @property
+    def server(self) -> str:
+        return str(self.annotations.get(names.SERVERNAME, ""))
+
+    @property
+    def is_server(self) -> bool:
+        return (self.meta.get("labels") or {}).get(names.COMPONENT) == names.SERVER_COMPONENT and self.user != ""
+
+    @property
+    def is_deleting(self) -> bool:
+        return "deletionTimestamp" in self.meta
+
+    @property
+    def is_over(self) -> bool:
+        """Succeeded or Failed: none of its containers will run again."""
+        return self.status.get("phase") in TERMINAL_POD_PHASES
+
+    @property
+    def claims(self) -> frozenset[str]:
+        """Names of the claims it mounts, those of generic ephemeral volumes included."""
+        found = set()
+        for volume in self.spec.get("volumes") or ():
+            if source := volume.get("persistentVolumeClaim"):
+                found.add(source["claimName"])
+            elif "ephemeral" in volume:
+                found.add(f"{self.name}-{volume['name']}")
+        return frozenset(found)
+
+    @property
+    def notebook(self) -> Container | None:
+        for spec in self.spec.get("containers") or ():
+            if spec["name"] == names.NOTEBOOK_CONTAINER:
+                for status in self.status.get("containerStatuses") or ():
+                    if status["name"] == names.NOTEBOOK_CONTAINER:
+                        return Container(spec, status)
+                return Container(spec, {})
+        return None
+
+    @property
+    def restart_policy(self) -> str:
+        return str(self.spec.get("restartPolicy") or "Always")
+
+    @property
+    def original_resources(self) -> dict[str, Any] | None:
+        """What the spawner asked for, from its annotation; None on a pod it did not annotate."""
+        text = self.annotations.get(names.RESOURCES)
+        if not text:
+            return None
+        try:
+            value = json.loads(text)
+        except ValueError:
+            return None
+        return value if isinstance(value, dict) else None
+
+    def condition(self, kind: str) -> Json | None:
+        for condition in self.status.get("conditions") or ():
+            if condition["type"] == kind and condition.get("status") == "True":
+                return condition  # type: ignore[no-any-return]
+        return None
+
+
+@dataclass(frozen=True)
+class Container:
+    """The notebook container of a server: what was asked for and what the kubelet reports."""
+
+    spec: Json
+    status: Json
+
+    @property
+    def id(self) -> str:
+        return str(self.status.get("containerID") or "")
+
+    @property
+    def restart_count(self) -> int:
+        return int(self.status.get("restartCount") or 0)
+
+    @property
+    def state(self) -> str:
+        """``running``, ``waiting``, ``terminated``, or empty when nothing is reported yet."""
+        return next(iter(self.status.get("state") or {}), "")
+
+    @property
+    def started_at(self) -> datetime | None:
+        return parse_time(((self.status.get("state") or {}).get("running") or {}).get("startedAt"))
+
+    @property
+    def answers(self) -> bool:
+        """Running, past its startup probe, and ready."""
+        return self.state == "running" and bool(self.status.get("started")) and bool(self.status.get("ready"))
+
+    @property
+    def last_finished(self) -> datetime | None:
+        for state in (self.status.get("state") or {}, self.status.get("lastState") or {}):
+            if ended := state.get("terminated"):
+                return parse_time(ended.get("finishedAt"))
+        return None
+
+    @property
+    def last_ended(self) -> Json:
+        """The newest ended instance, empty when none is known."""
+        for state in (self.status.get("state") or {}, self.status.get("lastState") or {}):
+            if ended := state.get("terminated"):
+                return ended  # type: ignore[no-any-return]
+        return {}
+
+    @property
+    def resources(self) -> Json:
+        return self.spec.get("resources") or {}
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """What the cluster or the hub answered to a step that it did not carry out."""
+
+    status: int
+    message: str
+
+    @property
+    def is_namespace_terminating(self) -> bool:
+        return self.status == 403 and "because it is being terminated" in self.message
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What an administrator may tune. Durations in seconds."""
+
+    min_restart_interval: float = 30
+    restart_window: float = 600
+    restarts_per_window: int = 3
+    answer_timeout: float = 300
+    kill_timeout: float = 30
+    stop_timeout: float = 120
+    start_failure_timeout: float = 60
+    stalled_after: float = 60
+
+
+@dataclass(frozen=True)
+class World:
+    """What was seen when the step is planned.
+
+    ``pods`` and ``claims`` are live lists, read after the request itself. ``answers`` holds what earlier attempts of
+    this operator process were told, by step key: None for a step that passed.
+    """
+
+    now: datetime
+    request: Request
+    pods: tuple[Pod, ...] = ()
+    claims: tuple[Claim, ...] = ()
+    others: tuple[Request, ...] = ()
+    table: Mapping[str, Volume] = field(default_factory=dict)
+    answers: Mapping[str, Refusal | None] = field(default_factory=dict)
+    recent_restarts: Mapping[str, int] = field(default_factory=dict)
+    settings: Settings = field(default_factory=Settings)

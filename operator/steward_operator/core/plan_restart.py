@@ -1,0 +1,300 @@
+"""Plans a ServerRestart. The goal: the container instance seen first is gone, and the new one answers.
+
+In place is a resize (see `bounce`); Recreate stops and starts the server through the hub, so that the chosen profile
+is kept. Which one is decided before anything is killed, because a container killed while the kubelet's crash
+back-off holds may not come back at all.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from steward_api.phases import Phase, Reason, Strategy
+
+from . import bounce
+from .admission import before_anything, deadline
+from .clock import format_time, parse_time
+from .model import Container, Pod, Request, World
+from .status import fail, finish, step_or_wait, write_status
+from .steps import Done, Plan, ResizePod, StartServer, StopServer, Wait
+
+LOOK_AGAIN = timedelta(seconds=2)
+#: Two instances more than at the first look: ours, and one that came and went after it.
+CRASHED_AFTER = 2
+
+
+def plan_restart(world: World) -> Plan:
+    request = world.request
+    if request.is_finished or (request.is_deleted and request.phase is Phase.PENDING):
+        return Done()
+    if request.phase is Phase.PENDING:
+        return _begin(world)
+    if request.phase is not Phase.RESTARTING:
+        return fail(world, Reason.NOT_SUPPORTED, f"This operator does not know the phase {request.phase}.")
+    if request.status.get("mechanism") == "Recreate":
+        return _recreate(world)
+    return _bounce(world)
+
+
+def server_pod(world: World) -> Pod | None:
+    """The newest pod of the request's server that has not ended."""
+    found = [
+        pod
+        for pod in world.pods
+        if pod.is_server and not pod.is_over and (pod.user, pod.server) == (world.request.user, world.request.server)
+    ]
+    return max(found, key=lambda pod: (not pod.is_deleting, str(pod.meta.get("creationTimestamp"))), default=None)
+
+
+def _begin(world: World) -> Plan:
+    if refused := before_anything(world):
+        return refused
+    pod = server_pod(world)
+    if pod is None or pod.is_deleting:
+        return fail(world, Reason.SERVER_NOT_RUNNING)
+    container = pod.notebook
+    if container is None or not container.id:
+        return fail(world, Reason.SERVER_NOT_RUNNING, "The server is still starting; there is nothing to restart yet.")
+    recorded = world.request.status.get("containerID")
+    if recorded and recorded != container.id:
+        if container.answers:
+            return finish(world, Phase.SUCCEEDED, Reason.JOINED, newContainerID=container.id)
+        return _wait_observed(world, pod, container, Reason.WAITING_FOR_OTHER, "The server is being restarted.")
+    if active := _active_other(world):
+        told = f"The restart {active.name} is running; this request ends with it."
+        return _wait_observed(world, pod, container, Reason.WAITING_FOR_OTHER, told)
+    return _choose(world, pod, container)
+
+
+def _active_other(world: World) -> Request | None:
+    for other in world.others:
+        if other.phase is Phase.RESTARTING and (other.user, other.server) == (
+            world.request.user,
+            world.request.server,
+        ):
+            return other
+    return None
+
+
+def _choose(world: World, pod: Pod, container: Container) -> Plan:
+    """In place or through the hub. Decided here, before any kill."""
+    strategy = Strategy(world.request.spec.get("strategy", Strategy.AUTO))
+    if strategy is Strategy.RECREATE:
+        return _start_recreate(world, pod, container)
+    if refusal := bounce.refuse_in_place(pod):
+        return _not_in_place(world, pod, container, Reason.IN_PLACE_NOT_POSSIBLE, f"{_cannot} {refusal}.")
+    if container.state != "running":
+        return _not_in_place(world, pod, container, Reason.IN_PLACE_NOT_POSSIBLE, f"{_cannot} it is not running.")
+    if world.recent_restarts.get(pod.uid, 0) >= world.settings.restarts_per_window:
+        return _not_in_place(world, pod, container, Reason.TOO_MANY_RESTARTS, "")
+    if container.started_at:
+        ready_at = container.started_at + timedelta(seconds=world.settings.min_restart_interval)
+        if world.now < ready_at:
+            told = f"The server started a moment ago; it is restarted at {format_time(ready_at)}."
+            return _wait_observed(world, pod, container, Reason.WAITING_FOR_SERVER, told, ready_at)
+    if bounce.is_in_flight(pod):
+        told = "The server's resources are being changed; it is restarted after that."
+        return _wait_observed(world, pod, container, Reason.WAITING_FOR_SERVER, told)
+    return write_status(
+        world,
+        Phase.RESTARTING,
+        Reason.IN_PROGRESS,
+        "The server is being restarted in place.",
+        mechanism="InPlace",
+        step="Resizing",
+        resources=bounce.candidates(pod)[0],
+        waitingUntil=None,
+        **_observed(pod, container),
+    )
+
+
+_cannot = "This server cannot be restarted in place:"
+
+
+def _observed(pod: Pod, container: Container) -> dict[str, Any]:
+    return {
+        "podName": pod.name,
+        "podUID": pod.uid,
+        "containerID": container.id,
+        "restartCount": container.restart_count,
+    }
+
+
+def _wait_observed(
+    world: World, pod: Pod, container: Container, reason: Reason, told: str, until: datetime | None = None
+) -> Plan:
+    """Wait, with the instance that is to go on record: should another restart end it, this request is done too."""
+    recorded: dict[str, Any] = {} if world.request.status.get("containerID") else _observed(pod, container)
+    status = write_status(
+        world, Phase.PENDING, reason, told, waitingUntil=format_time(until) if until else None, **recorded
+    )
+    again = until or world.now + LOOK_AGAIN
+    return step_or_wait(world, status, Wait(told, min(again, max(deadline(world), world.now))))
+
+
+def _not_in_place(world: World, pod: Pod, container: Container, reason: Reason, told: str) -> Plan:
+    if world.request.spec.get("strategy", Strategy.AUTO) != Strategy.AUTO:
+        return fail(world, reason, told)
+    if bounce.holds_extended_resources(pod):
+        told = (told or "The server has been restarted too often in the last minutes.") + (
+            " It holds a device that might be gone after a new start, so it was left alone."
+        )
+        return fail(world, reason, told)
+    return _start_recreate(world, pod, container)
+
+
+def _start_recreate(world: World, pod: Pod, container: Container) -> Plan:
+    return write_status(
+        world,
+        Phase.RESTARTING,
+        Reason.IN_PROGRESS,
+        "The server is being stopped and started again.",
+        mechanism="Recreate",
+        step="Stopping",
+        waitingUntil=None,
+        resources=None,
+        **_observed(pod, container),
+    )
+
+
+def _bounce(world: World) -> Plan:
+    status = world.request.status
+    pod = next((pod for pod in world.pods if pod.uid == status["podUID"]), None)
+    if pod is None or pod.is_over or pod.is_deleting:
+        return _lost_pod(world, pod)
+    container = pod.notebook
+    if container is None:
+        return fail(world, Reason.SERVER_NOT_RUNNING)
+    if container.restart_count >= status["restartCount"] + CRASHED_AFTER or (
+        container.id != status["containerID"] and container.state in ("terminated", "waiting")
+    ):
+        return _crashed(world, container)
+    if container.id != status["containerID"]:
+        if container.answers:
+            return finish(world, Phase.SUCCEEDED, Reason.RESTARTED, newContainerID=container.id)
+        return _await_answer(world)
+    return _kill(world, pod, container)
+
+
+def _kill(world: World, pod: Pod, container: Container) -> Plan:
+    """The old instance is still there: send the resize, or see what became of it."""
+    status = world.request.status
+    planned = status["resources"]
+    if status.get("step") == "Reverting":
+        if not bounce.is_applied(container, planned):
+            return ResizePod(pod.name, pod.uid, pod.resource_version, planned)
+        if bounce.pending_reason(pod):
+            return Wait("the resize is undone", world.now + LOOK_AGAIN)
+        return _not_in_place(
+            world, pod, container, Reason.IN_PLACE_NOT_POSSIBLE, "The node refused to resize the server."
+        )
+    if bounce.is_applied(container, planned):
+        if container.state != "running":
+            # Killed, and the start refused for the moment: left alone, exit code 0 would be taken for the end.
+            return _not_in_place(world, pod, container, Reason.TOO_MANY_RESTARTS, "")
+        overdue = world.now >= _began(world) + timedelta(seconds=world.settings.kill_timeout)
+        if bounce.pending_reason(pod) or overdue:
+            return _revert(world, pod, container)
+        return Wait("the kubelet restarts the container", world.now + LOOK_AGAIN)
+    step = ResizePod(pod.name, pod.uid, pod.resource_version, planned)
+    refused = world.answers.get(step.key)
+    if refused is None:
+        return step
+    others = [c for c in bounce.candidates(pod) if c != planned]
+    untried = [c for c in others if ResizePod(pod.name, pod.uid, "", c).key not in world.answers]
+    if untried:
+        return write_status(
+            world, Phase.RESTARTING, Reason.IN_PROGRESS, "The server is being restarted in place.",
+            resources=untried[0],
+        )  # fmt: skip
+    return _not_in_place(world, pod, container, Reason.IN_PLACE_NOT_POSSIBLE, f"{_cannot} {refused.message}")
+
+
+def _revert(world: World, pod: Pod, container: Container) -> Plan:
+    """Take a resize back that the node did not carry out: left there, it would restart the server some other day."""
+    allocated = container.status.get("allocatedResources")
+    present = container.status.get("resources") or {}
+    back = dict(present) or ({"requests": dict(allocated)} if allocated else pod.original_resources or {})
+    return write_status(
+        world, Phase.RESTARTING, Reason.IN_PROGRESS, "The node did not restart the server in place; undoing that.",
+        step="Reverting", resources=back,
+    )  # fmt: skip
+
+
+def _lost_pod(world: World, pod: Pod | None) -> Plan:
+    """The pod went while it was restarted. Whoever took it, the goal is a new instance that answers."""
+    present = server_pod(world)
+    if pod is not None and pod.is_deleting:
+        if world.now < _began(world) + timedelta(seconds=world.settings.stop_timeout):
+            return Wait("the pod goes", world.now + LOOK_AGAIN)
+    elif pod is not None and pod.notebook is not None and world.request.spec.get("strategy") != Strategy.IN_PLACE:
+        return _start_recreate(world, pod, pod.notebook)
+    if present and present.uid != world.request.status["podUID"]:
+        container = present.notebook
+        if container and container.answers:
+            return finish(
+                world, Phase.SUCCEEDED, Reason.RESTARTED, "The server was started anew meanwhile and answers.",
+                newContainerID=container.id, newPodUID=present.uid,
+            )  # fmt: skip
+        return _await_answer(world)
+    return fail(world, Reason.SERVER_NOT_RUNNING, "The server was stopped while it was being restarted.")
+
+
+def _crashed(world: World, container: Container) -> Plan:
+    ended = container.last_ended
+    code = ended.get("exitCode")
+    words = str(ended.get("message") or "").strip()[-4000:]
+    told = "The server was restarted and ended before it answered" + (f", with exit code {code}." if code else ".")
+    return fail(world, Reason.LAB_CRASHED, told, newContainerID=container.id or None, lastWords=words or None)
+
+
+def _began(world: World) -> datetime:
+    return parse_time(world.request.status.get("startTime")) or world.now
+
+
+def _await_answer(world: World) -> Plan:
+    limit = _began(world) + timedelta(seconds=world.settings.answer_timeout)
+    if world.now >= limit:
+        return fail(world, Reason.TIMED_OUT)
+    return Wait("the server answers", min(limit, world.now + LOOK_AGAIN))
+
+
+def _recreate(world: World) -> Plan:
+    status, request = world.request.status, world.request
+    old = next((pod for pod in world.pods if pod.uid == status["podUID"]), None)
+    present = server_pod(world)
+    if status.get("step") == "Stopping":
+        if old is None:
+            return write_status(
+                world, Phase.RESTARTING, Reason.IN_PROGRESS, "The server has stopped and is being started.",
+                step="Starting",
+            )  # fmt: skip
+        if not old.is_deleting:
+            stop = StopServer(request.user, request.server)
+            if stop.key not in world.answers:
+                return stop
+            if (refused := world.answers[stop.key]) and world.now >= _began(world) + timedelta(
+                seconds=world.settings.start_failure_timeout
+            ):
+                told = f"The hub did not stop the server: {refused.message}"
+                return fail(world, Reason.START_FAILED, f"{told} It is still running.")
+        if world.now >= _began(world) + timedelta(seconds=world.settings.stop_timeout):
+            return fail(world, Reason.TIMED_OUT, "The server did not stop in time. Its pod is still there.")
+        return Wait("the pod goes", world.now + LOOK_AGAIN)
+    if present and present.uid != status["podUID"]:
+        container = present.notebook
+        if container and container.answers:
+            return finish(world, Phase.SUCCEEDED, Reason.RESTARTED, newPodUID=present.uid, newContainerID=container.id)
+        if container and container.restart_count >= CRASHED_AFTER:
+            return _crashed(world, container)
+        return _await_answer(world)
+    start = StartServer(request.user, request.server)
+    if start.key not in world.answers:
+        return start
+    refused = world.answers[start.key]
+    if refused and world.now >= _began(world) + timedelta(seconds=world.settings.start_failure_timeout):
+        return fail(
+            world, Reason.START_FAILED, f"The server was stopped, and the hub did not start it: {refused.message}"
+        )
+    return _await_answer(world)

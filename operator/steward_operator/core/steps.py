@@ -1,0 +1,116 @@
+"""What a plan may answer: one write, a wait, or nothing left to do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+
+@dataclass(frozen=True)
+class WriteStatus:
+    """Replace the request's status (the driver sends the difference, with the resourceVersion it read)."""
+
+    status: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class AddFinalizer:
+    pass
+
+
+@dataclass(frozen=True)
+class RemoveFinalizer:
+    pass
+
+
+@dataclass(frozen=True)
+class TryCreateClaim:
+    """Dry-run the creation of a claim that still exists; AlreadyExists is the pass."""
+
+    template: Mapping[str, Any]
+
+    @property
+    def key(self) -> str:
+        return f"try/{self.template['metadata']['name']}"
+
+
+@dataclass(frozen=True)
+class DeleteClaim:
+    """The claim and everything in it is gone after this."""
+
+    name: str
+    uid: str
+    resource_version: str
+
+    @property
+    def key(self) -> str:
+        return f"delete/{self.name}"
+
+
+@dataclass(frozen=True)
+class CreateClaim:
+    template: Mapping[str, Any]
+
+    @property
+    def key(self) -> str:
+        return f"create/{self.template['metadata']['name']}"
+
+
+@dataclass(frozen=True)
+class ResizePod:
+    """Change the notebook container's resources; the kubelet restarts it for that."""
+
+    name: str
+    uid: str
+    resource_version: str
+    resources: Mapping[str, Any]
+
+    @property
+    def key(self) -> str:
+        return f"resize/{self.uid}/{self.resources}"
+
+
+@dataclass(frozen=True)
+class StopServer:
+    user: str
+    server: str
+
+    @property
+    def key(self) -> str:
+        return "stop"
+
+
+@dataclass(frozen=True)
+class StartServer:
+    user: str
+    server: str
+
+    @property
+    def key(self) -> str:
+        return "start"
+
+
+Step = (
+    WriteStatus | AddFinalizer | RemoveFinalizer | TryCreateClaim | DeleteClaim | CreateClaim | ResizePod
+    | StopServer | StartServer
+)  # fmt: skip
+#: The steps that the cluster or the hub may refuse for a reason the plan wants to know.
+Refusable = TryCreateClaim | DeleteClaim | CreateClaim | ResizePod | StopServer | StartServer
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Nothing to do until something changes, or until a time."""
+
+    why: str
+    until: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Done:
+    """Nothing will ever be left to do for this request."""
+
+
+Plan = Step | Wait | Done

@@ -1,0 +1,231 @@
+"""Carries plans out: reads the cluster live, asks the core for one step, does it with preconditions, looks again."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from steward_api import names
+from steward_api.volumes import Volume
+
+from steward_operator.core.model import Claim, Pod, Refusal, Request, Settings, World
+from steward_operator.core.plan_reset import plan_reset
+from steward_operator.core.plan_restart import plan_restart
+from steward_operator.core.steps import (
+    AddFinalizer,
+    CreateClaim,
+    DeleteClaim,
+    Done,
+    RemoveFinalizer,
+    ResizePod,
+    StartServer,
+    Step,
+    StopServer,
+    TryCreateClaim,
+    Wait,
+    WriteStatus,
+)
+from steward_operator.hubapi.client import HubApi, HubError
+from steward_operator.kube.api import Json, KubeApi, KubeError
+from steward_operator.obs import events
+from steward_operator.obs.log import audit, log
+
+from .store import Key, Requests, Servers
+
+PLANS = {names.VOLUME_RESET: plan_reset, names.SERVER_RESTART: plan_restart}
+#: More steps than any request needs in one go; beyond it something writes against us.
+MOST_STEPS = 100
+SERVERS_ONLY = f"{names.COMPONENT}={names.SERVER_COMPONENT}"
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+class Driver:
+    def __init__(
+        self,
+        kube: KubeApi,
+        hub: HubApi,
+        requests: Requests,
+        servers: Servers,
+        table: Mapping[str, Volume],
+        settings: Settings,
+        namespace: str,
+        now: Callable[[], datetime] = utc_now,
+    ) -> None:
+        self._kube = kube
+        self._hub = hub
+        self._requests = requests
+        self._servers = servers
+        self._table = table
+        self._settings = settings
+        self._namespace = namespace
+        self._now = now
+        # Requests for one user's objects are carried out one at a time.
+        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    async def process(self, key: Key) -> float | None:
+        """Bring one request as far as it goes now; seconds until the next look, or None to wait for an event."""
+        known = self._requests.get(*key)
+        if known is None or (known.is_finished and not known.has_finalizer):
+            return None
+        async with self._locks[known.user]:
+            return await self._advance(key)
+
+    async def _advance(self, key: Key) -> float | None:
+        answers: dict[str, Refusal | None] = {}
+        for _ in range(MOST_STEPS):
+            try:
+                world = await self._observe(key, answers)
+            except KubeError as error:
+                if error.is_gone:
+                    self._requests.drop(*key)
+                    return None
+                raise
+            plan = PLANS[world.request.kind](world)
+            match plan:
+                case Done():
+                    return None
+                case Wait():
+                    return (plan.until - self._now()).total_seconds() if plan.until else None
+                case _:
+                    await self._do(world, plan, answers)
+        raise RuntimeError(f"no end after {MOST_STEPS} steps")
+
+    async def _observe(self, key: Key, answers: Mapping[str, Refusal | None]) -> World:
+        """The request first, then what it is about: a lock found in the request was there before the pods were listed."""
+        kind, name = key
+        manifest = {"kind": kind, **await self._kube.get_request(kind, name)}
+        self._requests.put(manifest)
+        request = Request(manifest)
+        selector = "" if kind == names.VOLUME_RESET else SERVERS_ONLY
+        listed_pods, listed_claims = await asyncio.gather(self._kube.list_pods(selector), self._kube.list_claims())
+        now = self._now()
+        pods = tuple(Pod(pod) for pod in listed_pods)
+        recent = {
+            pod.uid: self._servers.recent_restarts(pod, now)
+            for pod in pods
+            if pod.is_server and pod.user == request.user
+        }
+        return World(
+            now=now,
+            request=request,
+            pods=pods,
+            claims=tuple(Claim(claim) for claim in listed_claims),
+            others=self._requests.of_user(request.user, excluding=key),
+            table=self._table,
+            answers=dict(answers),
+            recent_restarts=recent,
+            settings=self._settings,
+        )
+
+    async def _do(self, world: World, step: Step, answers: dict[str, Refusal | None]) -> None:
+        request = world.request
+        try:
+            match step:
+                case WriteStatus():
+                    await self._write_status(request, step.status)
+                case AddFinalizer():
+                    await self._set_finalizers(request, [*_finalizers(request), names.FINALIZER])
+                case RemoveFinalizer():
+                    await self._set_finalizers(request, [f for f in _finalizers(request) if f != names.FINALIZER])
+                case TryCreateClaim():
+                    answers[step.key] = await self._try_create(step)
+                case CreateClaim() | DeleteClaim() | ResizePod():
+                    await self._change(step)
+                    answers[step.key] = None
+                case StopServer() | StartServer():
+                    await self._ask_hub(step, answers)
+        except KubeError as error:
+            if error.is_conflict or error.is_already_there or error.is_gone:
+                log(logging.INFO, "looking again", request=request.name, uid=request.uid, step=type(step).__name__)
+                return
+            if error.is_refusal and isinstance(step, CreateClaim | DeleteClaim | ResizePod):
+                answers[step.key] = Refusal(error.status, error.message)
+                log(logging.WARNING, "refused", request=request.name, uid=request.uid, step=type(step).__name__,
+                    answer=error.message)  # fmt: skip
+                return
+            raise
+
+    async def _try_create(self, step: TryCreateClaim) -> Refusal | None:
+        """AlreadyExists comes after validation and admission, so it is the pass; quota is asked before and may refuse."""
+        try:
+            await self._kube.create_claim(step.template, dry_run=True)
+        except KubeError as error:
+            if error.is_already_there or (error.status == 403 and "exceeded quota" in error.message):
+                return None
+            if error.is_refusal:
+                return Refusal(error.status, error.message)
+            raise
+        return None
+
+    async def _change(self, step: CreateClaim | DeleteClaim | ResizePod) -> None:
+        match step:
+            case CreateClaim():
+                await self._kube.create_claim(step.template)
+            case DeleteClaim():
+                await self._kube.delete_claim(step.name, step.uid, step.resource_version)
+            case ResizePod():
+                await self._kube.resize_pod(
+                    step.name, step.uid, step.resource_version, names.NOTEBOOK_CONTAINER, step.resources
+                )
+
+    async def _ask_hub(self, step: StopServer | StartServer, answers: dict[str, Refusal | None]) -> None:
+        try:
+            if isinstance(step, StopServer):
+                await self._hub.stop_server(step.user, step.server)
+            else:
+                await self._hub.start_server(step.user, step.server)
+        except HubError as error:
+            answers[step.key] = Refusal(error.status, error.message)
+        else:
+            answers[step.key] = None
+
+    async def _write_status(self, request: Request, status: Mapping[str, Any]) -> None:
+        patch = difference(request.status, status)
+        written = await self._kube.patch_request_status(
+            request.kind, request.name, str(request.meta["resourceVersion"]), patch
+        )
+        manifest: Json = {"kind": request.kind, **written}
+        self._requests.put(manifest)
+        if status["phase"] != request.status.get("phase"):
+            log(logging.INFO, "phase", request=request.name, uid=request.uid, phase=status["phase"],
+                reason=status["reason"])  # fmt: skip
+            await self._tell(manifest)
+        if Request(manifest).is_finished:
+            audit(manifest)
+
+    async def _tell(self, manifest: Json) -> None:
+        try:
+            await self._kube.create_event(events.phase_event(manifest, self._namespace, self._now()))
+        except KubeError as error:
+            # An Event is news, not record: the status already says it.
+            log(logging.WARNING, "event not written", request=manifest["metadata"]["name"], problem=str(error))
+
+    async def _set_finalizers(self, request: Request, finalizers: list[str]) -> None:
+        written = await self._kube.set_finalizers(
+            request.kind, request.name, request.uid, str(request.meta["resourceVersion"]), finalizers
+        )
+        self._requests.put({"kind": request.kind, **written})
+
+
+def _finalizers(request: Request) -> list[str]:
+    return list(request.meta.get("finalizers") or ())
+
+
+def difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
+    """The merge patch (RFC 7386) that turns one mapping into the other. Lists are replaced whole."""
+    patch: dict[str, Any] = {key: None for key in before if key not in after}
+    for key, value in after.items():
+        old = before.get(key)
+        if isinstance(value, Mapping) and isinstance(old, Mapping):
+            if nested := difference(old, value):
+                patch[key] = nested
+        elif key not in before or old != value:
+            patch[key] = value
+    return patch

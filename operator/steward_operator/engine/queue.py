@@ -1,0 +1,102 @@
+"""A keyed work queue: a key is in work at most once, additions coalesce, failures back off with jitter."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+import logging
+import random
+from collections.abc import Awaitable, Callable, Hashable
+from typing import Generic, TypeVar
+
+from steward_operator.obs.log import log
+
+K = TypeVar("K", bound=Hashable)
+
+FIRST_BACK_OFF = 0.1
+LONGEST_BACK_OFF = 30.0
+
+
+class KeyedQueue(Generic[K]):
+    """Calls ``work(key)``, which answers in how many seconds it wants to see the key again, or None."""
+
+    def __init__(self, work: Callable[[K], Awaitable[float | None]], *, workers: int = 16) -> None:
+        self._work = work
+        self._workers = workers
+        self._ready: asyncio.Queue[K] = asyncio.Queue()
+        self._queued: set[K] = set()
+        self._busy: set[K] = set()
+        self._again: set[K] = set()
+        self._timers: list[tuple[float, int, K]] = []
+        self._next_look: dict[K, float] = {}
+        self._timer_changed = asyncio.Event()
+        self._failures: dict[K, int] = {}
+        self._order = itertools.count()
+        self._random = random.Random()  # noqa: S311
+
+    def add(self, key: K) -> None:
+        """Look at the key as soon as possible."""
+        self._next_look.pop(key, None)
+        if key in self._busy:
+            self._again.add(key)
+        elif key not in self._queued:
+            self._queued.add(key)
+            self._ready.put_nowait(key)
+
+    def add_after(self, key: K, seconds: float) -> None:
+        """Look at the key after a while, unless something makes it be looked at before."""
+        moment = asyncio.get_running_loop().time() + max(seconds, 0.0)
+        self._next_look[key] = moment
+        heapq.heappush(self._timers, (moment, next(self._order), key))
+        self._timer_changed.set()
+
+    async def run(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._fire_timers())
+            for _ in range(self._workers):
+                group.create_task(self._worker())
+
+    async def _fire_timers(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            self._timer_changed.clear()
+            now = loop.time()
+            while self._timers and self._timers[0][0] <= now:
+                moment, _, key = heapq.heappop(self._timers)
+                # An entry that is not the key's newest has been overtaken.
+                if self._next_look.get(key) == moment:
+                    self.add(key)
+            timeout = self._timers[0][0] - now if self._timers else None
+            try:
+                async with asyncio.timeout(timeout):
+                    await self._timer_changed.wait()
+            except TimeoutError:
+                continue
+
+    async def _worker(self) -> None:
+        while True:
+            key = await self._ready.get()
+            self._queued.discard(key)
+            self._busy.add(key)
+            delay: float | None
+            try:
+                delay = await self._work(key)
+                self._failures.pop(key, None)
+            except Exception as problem:
+                # The queue is where every unforeseen failure of one request ends: it is told and tried again.
+                delay = self._back_off(key)
+                log(logging.WARNING, "retrying", key=list(map(str, key)) if isinstance(key, tuple) else str(key),
+                    problem=str(problem) or repr(problem), seconds=round(delay, 2))  # fmt: skip
+            finally:
+                self._busy.discard(key)
+            if key in self._again:
+                self._again.discard(key)
+                self.add(key)
+            elif delay is not None:
+                self.add_after(key, delay)
+
+    def _back_off(self, key: K) -> float:
+        failures = self._failures.get(key, 0)
+        self._failures[key] = failures + 1
+        return float(min(FIRST_BACK_OFF * 2**failures, LONGEST_BACK_OFF) * self._random.uniform(0.5, 1.0))

@@ -1,0 +1,101 @@
+"""What the watches have shown: requests, and how often each server's container has restarted.
+
+Only hints. Whatever is irreversible is decided on a live read.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from typing import Any
+
+from steward_operator.core.model import Pod, Request
+
+Json = dict[str, Any]
+Key = tuple[str, str]
+
+
+class Requests:
+    """Requests by (kind, name), without managedFields."""
+
+    def __init__(self) -> None:
+        self._known: dict[Key, Request] = {}
+
+    def put(self, manifest: Json) -> None:
+        meta = {k: v for k, v in manifest["metadata"].items() if k != "managedFields"}
+        request = Request({**manifest, "metadata": meta})
+        self._known[(request.kind, request.name)] = request
+
+    def drop(self, kind: str, name: str) -> None:
+        self._known.pop((kind, name), None)
+
+    def get(self, kind: str, name: str) -> Request | None:
+        return self._known.get((kind, name))
+
+    def of_user(self, user: str, excluding: Key) -> tuple[Request, ...]:
+        """Unfinished requests that share a user's objects."""
+        return tuple(
+            request
+            for key, request in self._known.items()
+            if key != excluding and request.user == user and not request.is_finished
+        )
+
+    def all(self) -> Iterable[Request]:
+        return tuple(self._known.values())
+
+    def keep_only(self, kind: str, names: set[str]) -> list[str]:
+        """Forget requests that a live list does not hold; the names that were forgotten."""
+        ghosts = [name for known, name in self._known if known == kind and name not in names]
+        for name in ghosts:
+            self.drop(kind, name)
+        return ghosts
+
+
+class Servers:
+    """Pods of servers, and the restarts of their notebook containers, whatever caused them."""
+
+    def __init__(self, window: timedelta) -> None:
+        self._window = window
+        self._owners: dict[str, str] = {}
+        self._seen_since: dict[str, datetime] = {}
+        self._counts: dict[str, int] = {}
+        self._increases: dict[str, deque[datetime]] = defaultdict(deque)
+
+    def put(self, pod: Pod, now: datetime) -> None:
+        self._owners[pod.uid] = pod.user
+        container = pod.notebook
+        if container is None:
+            return
+        count = container.restart_count
+        if pod.uid not in self._counts:
+            self._seen_since[pod.uid] = now
+        else:
+            self._increases[pod.uid].extend([now] * max(0, count - self._counts[pod.uid]))
+        self._counts[pod.uid] = max(count, self._counts.get(pod.uid, 0))
+
+    def drop(self, uid: str) -> None:
+        for known in (self._owners, self._seen_since, self._counts, self._increases):
+            known.pop(uid, None)
+
+    def keep_only(self, uids: set[str]) -> None:
+        for uid in set(self._owners) - uids:
+            self.drop(uid)
+
+    def users_of(self, uid: str) -> str | None:
+        return self._owners.get(uid)
+
+    def recent_restarts(self, pod: Pod, now: datetime) -> int:
+        """Restarts within the window: those seen here, or all of them where this process has not watched so long."""
+        self.put(pod, now)
+        increases = self._increases[pod.uid]
+        while increases and now - increases[0] > self._window:
+            increases.popleft()
+        seen = len(increases)
+        if now - self._seen_since.get(pod.uid, now) >= self._window:
+            return seen
+        container = pod.notebook
+        ended = container.last_finished if container else None
+        if container and ended and now - ended <= self._window:
+            return max(seen, container.restart_count)
+        return seen

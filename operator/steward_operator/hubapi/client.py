@@ -1,0 +1,72 @@
+"""The hub's REST API, as far as stopping and starting a server needs it."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from typing import Protocol
+from urllib.parse import quote
+
+import aiohttp
+
+TIMEOUT = aiohttp.ClientTimeout(total=30, connect=3)
+
+
+class HubError(Exception):
+    """The hub refused, or could not be reached (``status`` 0)."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(f"{status}: {message}")
+        self.status = status
+        self.message = message
+
+
+class HubApi(Protocol):
+    async def stop_server(self, user: str, server: str) -> None: ...
+
+    async def start_server(self, user: str, server: str) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+class HttpHubApi:
+    """``url`` is the hub's API with its base path, for example ``http://hub:8081/hub/api``."""
+
+    def __init__(self, url: str, token: str) -> None:
+        self._url = url.rstrip("/")
+        self._session = aiohttp.ClientSession(timeout=TIMEOUT, headers={"Authorization": f"token {token}"})
+
+    def _server(self, user: str, server: str) -> str:
+        base = f"{self._url}/users/{quote(user, safe='')}"
+        return f"{base}/servers/{quote(server, safe='')}" if server else f"{base}/server"
+
+    async def _call(self, method: str, url: str) -> None:
+        try:
+            # Without a body the hub starts the server with the options the user chose last.
+            async with self._session.request(method, url) as response:
+                if response.status >= 400:
+                    raise HubError(response.status, _message(await response.text()))
+        except (aiohttp.ClientError, TimeoutError) as problem:
+            raise HubError(0, f"the hub could not be reached: {problem!r}") from problem
+
+    async def stop_server(self, user: str, server: str) -> None:
+        """The hub begins to stop the server; one that is not running is as good."""
+        try:
+            await self._call("DELETE", self._server(user, server))
+        except HubError as error:
+            if error.status != 404:
+                raise
+
+    async def start_server(self, user: str, server: str) -> None:
+        await self._call("POST", self._server(user, server))
+
+    async def close(self) -> None:
+        await self._session.close()
+
+
+def _message(text: str) -> str:
+    with suppress(ValueError):
+        parsed = json.loads(text)
+        if isinstance(parsed, dict) and parsed.get("message"):
+            return str(parsed["message"])
+    return text[:300]

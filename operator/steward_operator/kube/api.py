@@ -1,0 +1,83 @@
+"""The calls to Kubernetes that the operator makes, and no others: plain dicts in, plain dicts out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+Json = dict[str, Any]
+
+
+class KubeError(Exception):
+    """The API server refused, or could not be reached (``status`` 0)."""
+
+    def __init__(self, status: int, message: str, reason: str = "", retry_after: float | None = None) -> None:
+        super().__init__(f"{status} {reason}: {message}")
+        self.status = status
+        self.message = message
+        self.reason = reason
+        self.retry_after = retry_after
+
+    @property
+    def is_conflict(self) -> bool:
+        """A precondition no longer held: read again and think again."""
+        return self.status == 409 and self.reason != "AlreadyExists"
+
+    @property
+    def is_already_there(self) -> bool:
+        return self.status == 409 and self.reason == "AlreadyExists"
+
+    @property
+    def is_gone(self) -> bool:
+        return self.status == 404
+
+    @property
+    def is_refusal(self) -> bool:
+        """An answer that the same call would get again: forbidden or invalid."""
+        return self.status in (400, 403, 422)
+
+
+class KubeApi(Protocol):
+    """Raises `KubeError`."""
+
+    async def get_request(self, kind: str, name: str) -> Json: ...
+
+    async def list_requests(self, kind: str) -> list[Json]: ...
+
+    async def patch_request_status(self, kind: str, name: str, resource_version: str, patch: Mapping[str, Any]) -> Json:
+        """Merge patch on ``/status``; 409 when the resourceVersion is not the present one."""
+        ...
+
+    async def set_finalizers(
+        self, kind: str, name: str, uid: str, resource_version: str, finalizers: list[str]
+    ) -> Json: ...
+
+    async def delete_request(self, kind: str, name: str, uid: str, resource_version: str) -> None: ...
+
+    async def list_pods(self, label_selector: str = "") -> list[Json]:
+        """A consistent list: what was acknowledged before the call is in it."""
+        ...
+
+    async def list_claims(self) -> list[Json]: ...
+
+    async def create_claim(self, claim: Mapping[str, Any], *, dry_run: bool = False) -> Json: ...
+
+    async def delete_claim(self, name: str, uid: str, resource_version: str) -> None: ...
+
+    async def resize_pod(
+        self, name: str, uid: str, resource_version: str, container: str, resources: Mapping[str, Any]
+    ) -> Json: ...
+
+    async def get_lease(self, name: str) -> Json: ...
+
+    async def create_lease(self, lease: Mapping[str, Any]) -> Json: ...
+
+    async def replace_lease(self, name: str, lease: Mapping[str, Any]) -> Json: ...
+
+    async def create_event(self, event: Mapping[str, Any]) -> None:
+        """An Event of this name that is already there is as good."""
+        ...
+
+    async def may(self, verb: str, group: str, resource: str, subresource: str = "") -> bool: ...
+
+    async def close(self) -> None: ...
