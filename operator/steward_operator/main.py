@@ -15,6 +15,7 @@ from pathlib import Path
 
 import kopf
 import uvloop
+from kopf._core.engines.peering import Identity
 from steward_api.names import PLURALS, SERVER_RESTART, VOLUME_RESET
 from steward_api.volumes import BadVolumeTable, read_table
 
@@ -117,6 +118,8 @@ async def run(arguments: argparse.Namespace) -> None:
             namespaces=[arguments.namespace],
             clusterwide=False,
             standalone=True,
+            # Found out by itself it needs a user name, which an arbitrary UID does not have.
+            identity=Identity(identity),
             ready_flag=ready,
         ),
         name="watches",

@@ -50,9 +50,7 @@ def registry(requests: Requests, servers: Servers, add: Callable[[Key], None], a
             if known and (current := requests.get(kind, known.name)) and current.is_finished:
                 wake(known.user)
 
-    @kopf.on.event(
-        "", "v1", "pods", registry=found, id="server", labels={names.COMPONENT: names.SERVER_COMPONENT}
-    )
+    @kopf.on.event("", "v1", "pods", registry=found, id="server", labels={names.COMPONENT: names.SERVER_COMPONENT})
     def on_pod(event: Any, body: Any, **_: Any) -> None:
         age.events += 1
         pod = Pod(body)

@@ -207,6 +207,10 @@ class HttpKubeApi:
             if not error.is_already_there:
                 raise
 
+    async def create_secret(self, secret: Mapping[str, Any]) -> None:
+        """For the install-time Job only; the operator itself has no right to it."""
+        await self._call("POST", self._core("secrets"), body=dict(secret))
+
     async def may(self, verb: str, group: str, resource: str, subresource: str = "") -> bool:
         attributes = {
             "namespace": self._namespace,
