@@ -79,7 +79,7 @@ def _build(reference: str) -> str:
 
 
 def _local_path_image() -> str:
-    return f"{LOCAL_PATH}:{tools._version(tools.GO_MODULES / 'local-path-provisioner', 'github.com/rancher/local-path-provisioner')}"
+    return f"{LOCAL_PATH}:{tools.version('local-path-provisioner')}"
 
 
 def _component_images(kubernetes: Path) -> list[str]:

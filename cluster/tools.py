@@ -105,24 +105,26 @@ def program(name: str) -> Path:
     """Path of a built program of `PROGRAMS`."""
     spec = PROGRAMS[name]
     module = GO_MODULES / spec.module
-    version = _version(module, spec.package)
+    version_name = version(name)
 
     def build(scratch: Path) -> None:
-        with step(f"build {name} {version}", "from its Go module; some minutes the first time"):
+        with step(f"build {name} {version_name}", "from its Go module; some minutes the first time"):
             ldflags = "-s -w"
             if name == "helm":
-                ldflags += f" -X helm.sh/helm/v4/internal/version.version={version}"
+                ldflags += f" -X helm.sh/helm/v4/internal/version.version={version_name}"
             _build(module, [spec.package], scratch / name, ldflags, name)
 
     return cache.entry(name, cache.fingerprint(module, spec.package), build) / name
 
 
-def _version(module: Path, package: str) -> str:
-    for line in (module / "go.mod").read_text().splitlines():
+def version(name: str) -> str:
+    """The pinned version of a program of `PROGRAMS`."""
+    spec = PROGRAMS[name]
+    for line in (GO_MODULES / spec.module / "go.mod").read_text().splitlines():
         words = line.split()
-        if len(words) >= 2 and package.startswith(words[0]) and words[1].startswith("v"):
+        if len(words) >= 2 and spec.package.startswith(words[0]) and words[1].startswith("v"):
             return words[1]
-    return ""
+    raise Problem(f"cluster/go/{spec.module}/go.mod does not name a version of {spec.package}")
 
 
 def kubernetes() -> Path:

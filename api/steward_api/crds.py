@@ -33,7 +33,7 @@ MOST_VOLUMES = 16
 REASON_LENGTH = 256
 #: JupyterHub stores names of up to 255 characters; a slash ends the name in every address.
 USER_PATTERN = "^[^/]+$"
-#: JupyterHub 6: lower-case letters, digits, single hyphens. Older hubs allowed more, so only what breaks paths is refused.
+#: JupyterHub 6 wants lower-case letters, digits and hyphens; older hubs allowed more, so only a slash is refused.
 SERVER_PATTERN = "^[^/]*$"
 VOLUME_PATTERN = "^[a-z][a-z0-9]{0,15}$"
 UID_LENGTH = 64
@@ -71,8 +71,8 @@ def _common_spec() -> dict[str, Schema]:
             "minimum": 1,
             "maximum": LONGEST_DEADLINE,
             "default": 600,
-            "description": "Seconds, from creation or notBefore, within which the request must begin; after that it ends "
-            "as Failed/Expired with nothing changed.",
+            "description": "Seconds, from creation or notBefore, within which the request must begin; "
+            "after that it ends as Failed/Expired with nothing changed.",
         },
         "cancel": {
             "type": "boolean",
@@ -130,7 +130,7 @@ def _reset_spec() -> dict[str, Schema]:
             "x-kubernetes-list-type": "map",
             "x-kubernetes-list-map-keys": ["volume"],
             "maxItems": MOST_VOLUMES,
-            "description": "What the requester was looking at; a claim with another UID ends the request as Failed/Stale.",
+            "description": "What the requester was looking at; a claim with another UID ends it as Failed/Stale.",
             "items": record(
                 "One volume and the UID of its claim.",
                 {

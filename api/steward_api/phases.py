@@ -1,4 +1,4 @@
-"""Phases, reasons and the other closed enums of the custom resources, with the sentence a user reads for each reason."""
+"""Closed enums of the custom resources, with the sentence a user reads for each reason."""
 
 from enum import StrEnum
 

@@ -16,7 +16,7 @@ from typing import Any
 from jupyterhub.apihandlers.base import APIHandler
 from jupyterhub.scopes import needs_scope
 from steward_api import names
-from steward_api.phases import SENTENCES, RequesterKind, Reason, Strategy
+from steward_api.phases import SENTENCES, Reason, RequesterKind, Strategy
 from steward_api.requests import HUB_TTL_SECONDS, is_finished, requester, server_restart, volume_reset
 from steward_api.volumes import Volume
 from tornado import web

@@ -21,6 +21,7 @@ from steward_api.phases import Phase
 from steward_api.requests import locked_claims
 from steward_api.volumes import OnUserDelete, Volume
 from traitlets import Bool, Dict, Integer, Unicode
+from traitlets.config import Configurable
 
 from .cluster import ClusterAway, ClusterRefused, Requests
 
@@ -29,7 +30,7 @@ LONGEST_BACK_OFF = timedelta(seconds=330)
 DEFAULT_CPU_REQUEST = "50m"
 
 
-class StewardMixin:
+class StewardMixin(Configurable):
     """Composed before a KubeSpawner class by `wiring.compose`."""
 
     steward_volumes: Mapping[str, Volume] = {}

@@ -24,6 +24,7 @@ from steward_operator.core.model import Settings
 from steward_operator.engine import upkeep
 from steward_operator.engine.driver import Driver
 from steward_operator.engine.lease import ForeignRelease, Lease
+from steward_operator.engine.prober import Prober
 from steward_operator.engine.queue import KeyedQueue
 from steward_operator.engine.store import Key, Requests, Servers
 from steward_operator.hubapi.client import HttpHubApi
@@ -88,8 +89,14 @@ async def run(arguments: argparse.Namespace) -> None:
 
     kube = HttpKubeApi(connection(), arguments.namespace)
     hub = HttpHubApi(arguments.hub_url, token)
-    requests, servers, age = Requests(), Servers(timedelta(seconds=settings.restart_window)), informer.WatchAge()
-    driver = Driver(kube, hub, requests, servers, table, settings, arguments.namespace)
+    requests, servers = Requests(), Servers(timedelta(seconds=settings.restart_window))
+
+    def wake(user: str) -> None:
+        for request in requests.of_user(user, excluding=("", "")):
+            queue.add((request.kind, request.name))
+
+    prober = Prober(settings.answer_timeout, on_answer=wake)
+    driver = Driver(kube, hub, requests, servers, table, settings, arguments.namespace, prober)
 
     async def work(key: Key) -> float | None:
         # A standby keeps its watches warm and does nothing; on taking over, everything unfinished is looked at.
@@ -113,7 +120,7 @@ async def run(arguments: argparse.Namespace) -> None:
 
     watching = asyncio.create_task(
         kopf.operator(
-            registry=informer.registry(requests, servers, queue.add, age),
+            registry=informer.registry(requests, servers, prober, queue.add, wake),
             settings=informer.settings(),
             namespaces=[arguments.namespace],
             clusterwide=False,
@@ -138,6 +145,7 @@ async def run(arguments: argparse.Namespace) -> None:
         task.cancel()
     results = await asyncio.gather(*tasks, return_exceptions=True)
     await web.cleanup()
+    await prober.close()
     await kube.close()
     await hub.close()
     for result in results:

@@ -10,33 +10,25 @@ from steward_api import names
 
 from steward_operator.core.model import Claim, Pod
 from steward_operator.engine.driver import utc_now
+from steward_operator.engine.prober import Prober
 from steward_operator.engine.store import Key, Requests, Servers
 from steward_operator.kube.client import connection
 
 
-class WatchAge:
-    """When the watches last showed anything, by the loop's clock."""
-
-    def __init__(self) -> None:
-        self.events = 0
-
-
-def registry(requests: Requests, servers: Servers, add: Callable[[Key], None], age: WatchAge) -> kopf.OperatorRegistry:
+def registry(
+    requests: Requests, servers: Servers, prober: Prober, add: Callable[[Key], None], wake: Callable[[str], None]
+) -> kopf.OperatorRegistry:
+    """``add`` puts a request into the queue, ``wake`` all unfinished requests of a user."""
     found = kopf.OperatorRegistry()
 
     @kopf.on.login(registry=found)
     def login(**_: Any) -> kopf.ConnectionInfo:
         return connection()
 
-    def wake(user: str) -> None:
-        for request in requests.of_user(user, excluding=("", "")):
-            add((request.kind, request.name))
-
     for kind, plural in names.PLURALS.items():
 
         @kopf.on.event(names.GROUP, names.VERSION, plural, registry=found, id=f"request-{kind}")
         def on_request(event: Any, body: Any, kind: str = kind, **_: Any) -> None:
-            age.events += 1
             if event["type"] == "DELETED":
                 requests.drop(kind, body["metadata"]["name"])
                 wake(body.get("spec", {}).get("user", ""))
@@ -52,10 +44,10 @@ def registry(requests: Requests, servers: Servers, add: Callable[[Key], None], a
 
     @kopf.on.event("", "v1", "pods", registry=found, id="server", labels={names.COMPONENT: names.SERVER_COMPONENT})
     def on_pod(event: Any, body: Any, **_: Any) -> None:
-        age.events += 1
         pod = Pod(body)
         if event["type"] == "DELETED":
             servers.drop(pod.uid)
+            prober.forget(pod.uid)
         else:
             servers.put(pod, utc_now())
         wake(pod.user)
@@ -65,7 +57,6 @@ def registry(requests: Requests, servers: Servers, add: Callable[[Key], None], a
         labels={names.COMPONENT: names.STORAGE_COMPONENT},
     )  # fmt: skip
     def on_claim(body: Any, **_: Any) -> None:
-        age.events += 1
         wake(Claim(body).user)
 
     return found

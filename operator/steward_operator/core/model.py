@@ -241,6 +241,23 @@ class Pod:
             return None
         return value if isinstance(value, dict) else None
 
+    @property
+    def probe_url(self) -> str:
+        """Where the startup probe of the notebook container asks, with the pod's address; empty without one."""
+        container = self.notebook
+        address = self.status.get("podIP")
+        asked = ((container.spec.get("startupProbe") or {}) if container else {}).get("httpGet")
+        if container is None or not asked or not address:
+            return ""
+        port = asked["port"]
+        if isinstance(port, str):
+            named = [p["containerPort"] for p in container.spec.get("ports") or () if p.get("name") == port]
+            if not named:
+                return ""
+            port = named[0]
+        host = f"[{address}]" if ":" in address else address
+        return f"{str(asked.get('scheme', 'HTTP')).lower()}://{host}:{port}{asked.get('path', '/')}"
+
     def condition(self, kind: str) -> Json | None:
         for condition in self.status.get("conditions") or ():
             if condition["type"] == kind and condition.get("status") == "True":
@@ -328,7 +345,8 @@ class World:
     """What was seen when the step is planned.
 
     ``pods`` and ``claims`` are live lists, read after the request itself. ``answers`` holds what earlier attempts of
-    this operator process were told, by step key: None for a step that passed.
+    this operator process were told, by step key: None for a step that passed. ``answering`` are the IDs of container
+    instances that were asked and have answered.
     """
 
     now: datetime
@@ -339,4 +357,5 @@ class World:
     table: Mapping[str, Volume] = field(default_factory=dict)
     answers: Mapping[str, Refusal | None] = field(default_factory=dict)
     recent_restarts: Mapping[str, int] = field(default_factory=dict)
+    answering: frozenset[str] = frozenset()
     settings: Settings = field(default_factory=Settings)

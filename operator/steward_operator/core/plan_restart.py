@@ -58,13 +58,20 @@ def _begin(world: World) -> Plan:
         return fail(world, Reason.SERVER_NOT_RUNNING, "The server is still starting; there is nothing to restart yet.")
     recorded = world.request.status.get("containerID")
     if recorded and recorded != container.id:
-        if container.answers:
+        if _answers(world, pod, container):
             return finish(world, Phase.SUCCEEDED, Reason.JOINED, newContainerID=container.id)
         return _wait_observed(world, pod, container, Reason.WAITING_FOR_OTHER, "The server is being restarted.")
     if active := _active_other(world):
         told = f"The restart {active.name} is running; this request ends with it."
         return _wait_observed(world, pod, container, Reason.WAITING_FOR_OTHER, told)
     return _choose(world, pod, container)
+
+
+def _answers(world: World, pod: Pod, container: Container) -> bool:
+    """Asked itself where it can be; the kubelet's word is stale for a moment after an in-place restart."""
+    if not pod.probe_url:
+        return container.answers
+    return container.state == "running" and container.id in world.answering
 
 
 def _active_other(world: World) -> Request | None:
@@ -171,7 +178,7 @@ def _bounce(world: World) -> Plan:
     ):
         return _crashed(world, container)
     if container.id != status["containerID"]:
-        if container.answers:
+        if _answers(world, pod, container):
             return finish(world, Phase.SUCCEEDED, Reason.RESTARTED, newContainerID=container.id)
         return _await_answer(world)
     return _kill(world, pod, container)
@@ -232,7 +239,7 @@ def _lost_pod(world: World, pod: Pod | None) -> Plan:
         return _start_recreate(world, pod, pod.notebook)
     if present and present.uid != world.request.status["podUID"]:
         container = present.notebook
-        if container and container.answers:
+        if container and _answers(world, present, container):
             return finish(
                 world, Phase.SUCCEEDED, Reason.RESTARTED, "The server was started anew meanwhile and answers.",
                 newContainerID=container.id, newPodUID=present.uid,
@@ -284,7 +291,7 @@ def _recreate(world: World) -> Plan:
         return Wait("the pod goes", world.now + LOOK_AGAIN)
     if present and present.uid != status["podUID"]:
         container = present.notebook
-        if container and container.answers:
+        if container and _answers(world, present, container):
             return finish(world, Phase.SUCCEEDED, Reason.RESTARTED, newPodUID=present.uid, newContainerID=container.id)
         if container and container.restart_count >= CRASHED_AFTER:
             return _crashed(world, container)

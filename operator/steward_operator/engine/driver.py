@@ -34,6 +34,7 @@ from steward_operator.kube.api import Json, KubeApi, KubeError
 from steward_operator.obs import events
 from steward_operator.obs.log import audit, log
 
+from .prober import Prober
 from .store import Key, Requests, Servers
 
 PLANS = {names.VOLUME_RESET: plan_reset, names.SERVER_RESTART: plan_restart}
@@ -56,6 +57,7 @@ class Driver:
         table: Mapping[str, Volume],
         settings: Settings,
         namespace: str,
+        prober: Prober,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
         self._kube = kube
@@ -65,6 +67,7 @@ class Driver:
         self._table = table
         self._settings = settings
         self._namespace = namespace
+        self._prober = prober
         self._now = now
         # Requests for one user's objects are carried out one at a time.
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -98,7 +101,7 @@ class Driver:
         raise RuntimeError(f"no end after {MOST_STEPS} steps")
 
     async def _observe(self, key: Key, answers: Mapping[str, Refusal | None]) -> World:
-        """The request first, then what it is about: a lock found in the request was there before the pods were listed."""
+        """The request first, then what it is about: a lock found in it was there before the pods were listed."""
         kind, name = key
         manifest = {"kind": kind, **await self._kube.get_request(kind, name)}
         self._requests.put(manifest)
@@ -107,11 +110,9 @@ class Driver:
         listed_pods, listed_claims = await asyncio.gather(self._kube.list_pods(selector), self._kube.list_claims())
         now = self._now()
         pods = tuple(Pod(pod) for pod in listed_pods)
-        recent = {
-            pod.uid: self._servers.recent_restarts(pod, now)
-            for pod in pods
-            if pod.is_server and pod.user == request.user
-        }
+        own = [pod for pod in pods if pod.is_server and pod.user == request.user]
+        recent = {pod.uid: self._servers.recent_restarts(pod, now) for pod in own}
+        self._probe_new_instances(request, own)
         return World(
             now=now,
             request=request,
@@ -121,8 +122,16 @@ class Driver:
             table=self._table,
             answers=dict(answers),
             recent_restarts=recent,
+            answering=frozenset(pod.notebook.id for pod in own if pod.notebook and self._prober.has_answered(pod)),
             settings=self._settings,
         )
+
+    def _probe_new_instances(self, request: Request, pods: list[Pod]) -> None:
+        """Ask every instance that is not the one to go; the queue hears of the answer."""
+        going = request.status.get("containerID")
+        for pod in pods:
+            if going and pod.server == request.server and pod.notebook and pod.notebook.id != going:
+                self._prober.watch(pod)
 
     async def _do(self, world: World, step: Step, answers: dict[str, Refusal | None]) -> None:
         request = world.request
@@ -153,7 +162,7 @@ class Driver:
             raise
 
     async def _try_create(self, step: TryCreateClaim) -> Refusal | None:
-        """AlreadyExists comes after validation and admission, so it is the pass; quota is asked before and may refuse."""
+        """AlreadyExists comes after validation and admission, so it is the pass; so is quota, asked before them."""
         try:
             await self._kube.create_claim(step.template, dry_run=True)
         except KubeError as error:

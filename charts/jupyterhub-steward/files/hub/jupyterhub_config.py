@@ -8,7 +8,6 @@ import json
 import os
 from pathlib import Path
 
-
 import steward_hub
 
 c = get_config()  # noqa: F821  (JupyterHub puts it here)
