@@ -25,3 +25,23 @@ images: ## Build the images only
 .PHONY: clean-cache
 clean-cache: ## Remove builds and downloads, for a cold start
 	@$(PYTHON) -m cluster clean-cache
+
+.PHONY: test
+test: ## Run every tier: lint, unit, api, chart, e2e, browser
+	@$(PYTHON) -m tests.run
+
+.PHONY: test-unit test-api test-chart test-e2e test-browser lint
+test-unit: ## The pure core and the API models
+test-api: ## A real API server, etcd and controller manager
+test-chart: ## What Helm renders and refuses
+test-e2e: ## The hub's REST API and kubectl on a kind cluster (KEEP=1 keeps it)
+test-browser: ## Chromium with axe on the same cluster
+test-unit test-api test-chart test-e2e test-browser:
+	@$(PYTHON) -m tests.run $(subst test-,,$@)
+
+lint: ## Formatter, linter, types, import contracts, generated files
+	@$(PYTHON) -m tests.run lint
+
+.PHONY: generate
+generate: ## Write the generated files: CRDs and the values schema
+	@$(UV) run --frozen --all-packages python tools/generate.py

@@ -6,7 +6,6 @@ import argparse
 import asyncio
 import json
 import logging
-import os
 import signal
 import socket
 import sys
@@ -49,6 +48,7 @@ def parse_arguments() -> argparse.Namespace:
         "--hub-token-file", type=Path, help="file with the token of the hub service hubsteward-operator"
     )
     parser.add_argument("--health-port", type=int, default=8080, help="port of /livez and /readyz (default: 8080)")
+    parser.add_argument("--identity", default=socket.gethostname(), help="holder of the Lease (default: the host name)")
     parser.add_argument("--log-level", default="INFO", help="DEBUG, INFO, WARNING or ERROR (default: INFO)")
     return parser.parse_args()
 
@@ -108,15 +108,21 @@ async def run(arguments: argparse.Namespace) -> None:
         for request in requests.all():
             queue.add((request.kind, request.name))
 
-    identity = f"{socket.gethostname()}-{os.getpid()}"
+    # The pod's name: a container that is restarted in its pod goes on with its own Lease at once.
+    identity = arguments.identity
     lease = Lease(kube, arguments.release, identity, on_held=look_at_all)
     await check_rights(kube)
     await upkeep.resync(kube, requests, servers, queue.add)
     ready = asyncio.Event()
     web = await health.serve(arguments.health_port, lambda: "" if ready.is_set() else "the watches are not open yet")
     stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+
+    async def wait_for_signal() -> None:
+        # kopf takes the signals while it starts; from then on they are ours, so that the Lease is given up in order.
+        await ready.wait()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        await stop.wait()
 
     watching = asyncio.create_task(
         kopf.operator(
@@ -137,7 +143,7 @@ async def run(arguments: argparse.Namespace) -> None:
         asyncio.create_task(lease.run(), name="lease"),
         asyncio.create_task(upkeep.run(kube, requests, servers, queue.add, lambda: lease.is_held), name="upkeep"),
     ]
-    stopping = asyncio.create_task(stop.wait(), name="stop")
+    stopping = asyncio.create_task(wait_for_signal(), name="stop")
     done, _ = await asyncio.wait([*tasks, stopping], return_when=asyncio.FIRST_COMPLETED)
     log(logging.INFO, "stopping", because=", ".join(task.get_name() for task in done))
     await lease.release()
@@ -153,7 +159,7 @@ async def run(arguments: argparse.Namespace) -> None:
             raise StartUpError(str(result)) from result
         if isinstance(result, Exception):
             raise result
-    if not stop.is_set():
+    if not stop.is_set() and ready.is_set():
         raise RuntimeError("a part of the operator ended by itself")
 
 

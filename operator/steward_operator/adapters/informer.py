@@ -79,5 +79,8 @@ def settings() -> kopf.OperatorSettings:
     found.networking.error_backoffs = [0.1, 0.3, 1, 2, 4]
     found.networking.enforce_retry_after = True
     found.queueing.error_delays = [0.5, 1, 2, 5, 10]
+    # Our handlers only note things down; there is nothing to wait for at the end.
+    found.queueing.idle_timeout = 1
+    found.queueing.exit_timeout = 0.5
     found.process.ultimate_exiting_timeout = 20
     return found

@@ -1,0 +1,248 @@
+"""The operator against a real API server: races that are forced, duplicates, refusals, and who it obeys."""
+
+from __future__ import annotations
+
+import json
+import threading
+from typing import Any
+
+import pytest
+from steward_api import names
+
+from tests.api.conftest import CONFIG, NAMESPACE, Namespace
+from tests.support.cluster import wait_for
+from tests.support.fake_kubelet import FakeKubelet
+from tests.support.operator import FakeHub, Operator, Proxy
+
+
+@pytest.fixture
+def running(operator: Operator, proxy: Proxy) -> Operator:
+    operator.start()
+    operator.wait_ready()
+    proxy.arm(None)
+    return operator
+
+
+def test_a_reset_touches_one_claim_and_is_audited(running: Operator, ns: Namespace, proxy: Proxy) -> None:
+    user = ns.user()
+    ns.make_claim(user, "workspace")
+    home = ns.make_claim(user, "home")
+    ended = ns.ended(names.VOLUME_RESET, ns.ask(names.VOLUME_RESET, user, reason="broken environment"))
+    assert ended["status"]["phase"] == "Succeeded"
+    kept = ns.claim(user, "home")
+    assert kept is not None
+    assert kept["metadata"]["uid"] == home["metadata"]["uid"]
+    lines = [json.loads(line) for line in running.log.read_text().splitlines() if line.startswith("{")]
+    (line,) = [one for one in lines if one.get("audit") and one["uid"] == ended["metadata"]["uid"]]
+    assert line["actor"] == {"kind": "KubernetesUser", "name": "test-admin"}
+    assert (line["owner"], line["why"], line["phase"]) == (user, "broken environment", "Succeeded")
+    assert [row["volume"] for row in line["volumes"]] == ["workspace"]
+    touched = {w.path.rsplit("/", 1)[-1] for w in proxy.writes if w.method == "DELETE" and w.happened}
+    assert touched == {f"workspace-{user}"}
+
+
+def test_the_bad_order_of_spawn_and_reset_ends_without_a_pod_on_a_vanishing_claim(
+    running: Operator, ns: Namespace, proxy: Proxy
+) -> None:
+    """The hub looked before the lock, and its pod arrives while the operator is between lock and list."""
+    user = ns.user()
+    claim = ns.make_claim(user, "workspace")
+    locked, arrived = threading.Event(), threading.Event()
+
+    def hold(method: str, path: str) -> threading.Event | None:
+        if method == "GET" and "/pods?" in path and "labelSelector" not in path and ns_locked():
+            locked.set()
+            return arrived
+        return None
+
+    def ns_locked() -> bool:
+        return any(w.path.endswith("/status") and w.body["status"].get("lockedClaims") for w in proxy.writes)
+
+    proxy.hold = hold
+    name = ns.ask(names.VOLUME_RESET, user)
+    assert locked.wait(20)
+    ns.make_pod(user)
+    arrived.set()
+    ended = ns.ended(names.VOLUME_RESET, name)
+    assert (ended["status"]["phase"], ended["status"]["reason"]) == ("Failed", "ServerRunning")
+    assert ended["status"]["lockedClaims"] == []
+    kept = ns.claim(user, "workspace")
+    assert kept is not None
+    assert kept["metadata"]["uid"] == claim["metadata"]["uid"]
+    assert "deletionTimestamp" not in kept["metadata"]
+
+
+def test_a_running_server_and_a_strangers_pod_are_told_apart(running: Operator, ns: Namespace) -> None:
+    user, other = ns.user(), ns.user()
+    for name in (user, other):
+        ns.make_claim(name, "workspace")
+    ns.start_server(user)
+    ns.make_pod(other, is_server=False)
+    for name, reason in ((user, "ServerRunning"), (other, "ClaimInUse")):
+        ended = ns.ended(names.VOLUME_RESET, ns.ask(names.VOLUME_RESET, name))
+        assert (ended["status"]["phase"], ended["status"]["reason"]) == ("Failed", reason)
+
+
+def test_ten_identical_restarts_at_once_are_one_restart(running: Operator, ns: Namespace, kubelet: FakeKubelet) -> None:
+    user = ns.user()
+    pod = ns.start_server(user)
+    asked = [ns.ask(names.SERVER_RESTART, user) for _ in range(10)]
+    ends = [ns.ended(names.SERVER_RESTART, name)["status"] for name in asked]
+    assert {end["phase"] for end in ends} == {"Succeeded"}
+    assert kubelet.restarts[pod["metadata"]["uid"]] <= 2, "requests seen after the swap are a new restart"
+    assert sum(end["reason"] == "Restarted" for end in ends) == kubelet.restarts[pod["metadata"]["uid"]]
+
+
+def test_the_fourth_restart_in_a_row_goes_through_the_hub(
+    running: Operator, ns: Namespace, hub: FakeHub, kubelet: FakeKubelet
+) -> None:
+    user = ns.user()
+    pod = ns.start_server(user)
+    mechanisms = []
+    for _ in range(4):
+        mechanisms.append(ns.ended(names.SERVER_RESTART, ns.ask(names.SERVER_RESTART, user))["status"]["mechanism"])
+    assert mechanisms == ["InPlace", "InPlace", "InPlace", "Recreate"]
+    assert kubelet.restarts[pod["metadata"]["uid"]] == 3
+    assert [call for call in hub.calls if call[1] == user] == [("DELETE", user), ("POST", user)]
+
+
+def test_prefixes_are_different_people(running: Operator, ns: Namespace) -> None:
+    user = ns.user()
+    longer = f"{user}-x"
+    for name in (user, longer):
+        ns.make_claim(name, "workspace")
+    kept = ns.claim(longer, "workspace")
+    assert kept is not None
+    assert ns.ended(names.VOLUME_RESET, ns.ask(names.VOLUME_RESET, user))["status"]["phase"] == "Succeeded"
+    after = ns.claim(longer, "workspace")
+    assert after is not None
+    assert after["metadata"]["uid"] == kept["metadata"]["uid"]
+
+
+def test_a_policy_against_the_new_claim_stops_the_reset_before_the_delete(running: Operator, ns: Namespace) -> None:
+    user = ns.user()
+    claim = ns.make_claim(user, "workspace")
+    policy: dict[str, Any] = {
+        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicy",
+        "metadata": {"name": "no-claims"},
+        "spec": {
+            "matchConstraints": {"resourceRules": [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"],
+                                                    "resources": ["persistentvolumeclaims"],
+                                                    "resourceNames": [f"workspace-{user}"]}]},
+            "validations": [{"expression": "false", "message": "no such claim any more"}],
+        },
+    }  # fmt: skip
+    binding = {
+        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicyBinding",
+        "metadata": {"name": "no-claims"}, "spec": {"policyName": "no-claims", "validationActions": ["Deny"]},
+    }  # fmt: skip
+    path = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolic"
+    ns.api.raw("POST", f"{path}ies", policy)
+    ns.api.raw("POST", f"{path}ybindings", binding)
+    try:
+
+        def is_denied() -> bool:
+            try:
+                body = {"metadata": {"name": f"workspace-{user}"}, "spec": claim["spec"]}
+                ns.api.raw("POST", ns.core("persistentvolumeclaims") + "?dryRun=All", body)
+            except Exception as refused:
+                return "no such claim any more" in str(refused)
+            return False
+
+        wait_for("the policy is in force", is_denied, 20)
+        ended = ns.ended(names.VOLUME_RESET, ns.ask(names.VOLUME_RESET, user))
+    finally:
+        ns.api.raw("DELETE", f"{path}ybindings/no-claims")
+        ns.api.raw("DELETE", f"{path}ies/no-claims")
+    assert (ended["status"]["phase"], ended["status"]["reason"]) == ("Failed", "CannotRecreate")
+    assert "finalizers" not in ended["metadata"]
+    kept = ns.claim(user, "workspace")
+    assert kept is not None
+    assert kept["metadata"]["uid"] == claim["metadata"]["uid"]
+
+
+def test_a_quota_that_fills_up_in_between_is_waited_for_and_shown(
+    running: Operator, ns: Namespace, proxy: Proxy
+) -> None:
+    user = ns.user()
+    ns.make_claim(user, "workspace")
+    deleted, go = threading.Event(), threading.Event()
+
+    def hold(method: str, path: str) -> threading.Event | None:
+        if method == "POST" and "persistentvolumeclaims" in path and "dryRun" not in path:
+            deleted.set()
+            return go
+        return None
+
+    proxy.hold = hold
+    name = ns.ask(names.VOLUME_RESET, user)
+    assert deleted.wait(20)
+    quota = {"metadata": {"name": "full"}, "spec": {"hard": {"persistentvolumeclaims": "0"}}}
+    ns.api.raw("POST", ns.core("resourcequotas"), quota)
+
+    def is_counted() -> bool:
+        return "used" in ns.api.raw("GET", ns.core("resourcequotas", "full")).get("status", {})
+
+    wait_for("the quota is in force", is_counted, 20)
+    go.set()
+
+    def is_stalled() -> bool:
+        status = ns.request(names.VOLUME_RESET, name).get("status", {})
+        conditions = {c["type"]: c["status"] for c in status.get("conditions", [])}
+        return conditions.get("Stalled") == "True" and "exceeded quota" in status["message"]
+
+    wait_for("the request says that it is held up", is_stalled, 20)
+    assert ns.claim(user, "workspace") is None
+    ns.api.raw("DELETE", ns.core("resourcequotas", "full"))
+    assert ns.ended(names.VOLUME_RESET, name)["status"]["phase"] == "Succeeded"
+    assert ns.claim(user, "workspace") is not None
+
+
+def test_cancel_before_anything_is_done(running: Operator, ns: Namespace) -> None:
+    user = ns.user()
+    claim = ns.make_claim(user, "workspace")
+    name = ns.ask(names.VOLUME_RESET, user, notBefore="2100-01-01T00:00:00Z")
+
+    def waits() -> bool:
+        return ns.request(names.VOLUME_RESET, name).get("status", {}).get("reason") == "Scheduled"
+
+    wait_for("it waits for its time", waits, 20)
+    ns.api.raw("PATCH", ns.requests(names.VOLUME_RESET, name), {"spec": {"cancel": True}},
+               content_type="application/merge-patch+json")  # fmt: skip
+    ended = ns.ended(names.VOLUME_RESET, name)
+    assert ended["status"]["phase"] == "Cancelled"
+    kept = ns.claim(user, "workspace")
+    assert kept is not None
+    assert kept["metadata"]["uid"] == claim["metadata"]["uid"]
+
+
+def test_an_idle_operator_writes_nothing_but_its_lease(running: Operator, ns: Namespace, proxy: Proxy) -> None:
+    proxy.arm(None)
+    renewals = []
+
+    def hold(method: str, path: str) -> None:
+        if method == "PUT" and "leases" in path:
+            renewals.append(path)
+
+    proxy.hold = hold
+    wait_for("two renewals", lambda: len(renewals) >= 2, 30)
+    assert proxy.writes == []
+
+
+def test_a_second_release_in_the_namespace_refuses_to_act(
+    running: Operator, ns: Namespace, tmp_path: Any, api: Any, hub: FakeHub
+) -> None:
+    kubeconfig = api.kubeconfig("second", ns.token("operator"), api.url)
+    second = Operator(kubeconfig, CONFIG, hub.port, NAMESPACE, tmp_path)
+    second.start("--release=other", "--identity=other")
+    assert second.wait_end() == 1
+    assert "The release 'hub' already runs in this namespace" in second.log.read_text()
+
+
+def test_a_missing_right_is_said_at_start(ns: Namespace, tmp_path: Any, api: Any, hub: FakeHub) -> None:
+    powerless = Operator(
+        api.kubeconfig("powerless", ns.token("stranger"), api.url), CONFIG, hub.port, NAMESPACE, tmp_path
+    )
+    powerless.start()
+    assert powerless.wait_end() == 1
+    assert "forbidden" in powerless.log.read_text()

@@ -1,0 +1,171 @@
+"""The chart as Helm sees it: what it renders, what it refuses, and what must never change."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from cluster import cache, local, tools
+
+Json = dict[str, Any]
+HERE = Path(__file__).parent
+CHART = local.CHART
+LOCAL_VALUES = cache.REPOSITORY / "cluster" / "values.yaml"
+
+
+@pytest.fixture(scope="session")
+def helm() -> Any:
+    binary = tools.bin_directory() / "helm"
+    local.chart_dependencies()
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([binary, *words], capture_output=True, text=True)
+
+    return run
+
+
+def render(helm: Any, *flags: str) -> str:
+    result = helm("template", "hub", str(CHART), "--namespace", "hub", "--kube-version", "1.35.0", *flags)
+    assert result.returncode == 0, result.stderr
+    return str(result.stdout)
+
+
+def objects(helm: Any, *flags: str) -> list[Json]:
+    return [o for o in yaml.safe_load_all(render(helm, *flags)) if o]
+
+
+def test_the_chart_passes_lint_without_a_warning(helm: Any) -> None:
+    result = helm("lint", "--strict", str(CHART), "--values", str(LOCAL_VALUES))
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_two_renders_are_the_same(helm: Any) -> None:
+    assert render(helm) == render(helm)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--set", "hub.replicas=2"], "replicas"),
+        (["--set", "singleuser.storag.capacity=1Gi"], "storag"),
+        (["--set", "proxy.service.type=Nodeport"], "proxy"),
+        (["--set", "singleuser.storage.volumes.Scratch.mountPath=/s"], "Scratch"),
+        (["--set", "singleuser.storage.volumes.workspace.reset.backup=Maybe"], "backup"),
+        (["--set", "singleuser.storage.type=magic"], "type"),
+        (["--set", "hub.baseUrl=jupyter"], "baseUrl"),
+        (["--set", "operator.minRestartInterval=-1"], "minRestartInterval"),
+        (["--set", "hub.config.jupyterhub.x=1"], "jupyterhub"),
+    ],
+)
+def test_a_bad_value_is_refused_by_its_name(helm: Any, flags: list[str], words: str) -> None:
+    result = helm("template", "hub", str(CHART), *flags)
+    assert result.returncode != 0
+    assert words in result.stderr
+
+
+def test_the_schema_is_closed_and_covers_every_value() -> None:
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    assert schema == yaml.safe_load((CHART / "values.schema.yaml").read_text()), "run make generate"
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+
+    def walk(part: Json, value: Any, path: str) -> None:
+        if not isinstance(value, dict) or "properties" not in part:
+            return
+        assert part.get("additionalProperties") is not None, f"{path} is open"
+        for key, inner in value.items():
+            known = part["properties"].get(key) or part["additionalProperties"]
+            assert known, f"{path}.{key} is not in the schema"
+            if isinstance(known, dict):
+                assert "description" in known or "$ref" in known, f"{path}.{key} has no description"
+                walk(known, inner, f"{path}.{key}")
+
+    walk(schema, values, "values")
+
+
+def test_selectors_are_z2jhs_and_never_change(helm: Any) -> None:
+    """A Deployment's selector is immutable: a change here breaks every installed release."""
+    selectors = {}
+    for item in objects(helm):
+        if item["kind"] == "Deployment":
+            selectors[item["metadata"]["name"]] = item["spec"]["selector"]["matchLabels"]
+        if item["kind"] == "Service":
+            selectors[f"service/{item['metadata']['name']}"] = item["spec"]["selector"]
+    assert selectors == json.loads((HERE / "selectors.golden.json").read_text())
+
+
+def test_every_pod_is_fit_for_the_restricted_standard(helm: Any) -> None:
+    for item in objects(helm):
+        template = item["spec"].get("template") if item["kind"] in ("Deployment", "Job") else None
+        spec = template["spec"] if template else item["spec"] if item["kind"] == "Pod" else None
+        if not spec:
+            continue
+        assert spec["securityContext"]["runAsNonRoot"]
+        assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        for container in spec["containers"]:
+            context = container["securityContext"]
+            assert not context["allowPrivilegeEscalation"]
+            assert context["readOnlyRootFilesystem"]
+            assert context["capabilities"] == {"drop": ["ALL"]}
+
+
+def test_every_component_has_labels_of_both_families(helm: Any) -> None:
+    for item in objects(helm):
+        if item["kind"] == "CustomResourceDefinition":
+            continue
+        labels = item["metadata"]["labels"]
+        for key in ("app", "release", "component", "chart", "app.kubernetes.io/name", "app.kubernetes.io/instance"):
+            assert key in labels, (item["kind"], item["metadata"]["name"], key)
+        assert labels["helm.sh/chart"].startswith("jupyterhub-")
+
+
+def test_what_users_made_is_kept_on_uninstall(helm: Any) -> None:
+    kept = {
+        item["metadata"]["name"]
+        for item in objects(helm)
+        if item["metadata"].get("annotations", {}).get("helm.sh/resource-policy") == "keep"
+    }
+    assert kept == {"hub-db-dir", "volumeresets.hubsteward.io", "serverrestarts.hubsteward.io"}
+
+
+def test_cluster_scoped_objects_can_be_left_out(helm: Any) -> None:
+    kinds = {item["kind"] for item in objects(helm, "--set", "rbac.clusterScoped=false", "--set", "crds.install=false")}
+    assert not kinds & {"ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding", "ClusterRole",
+                        "ClusterRoleBinding", "CustomResourceDefinition"}  # fmt: skip
+
+
+def test_every_generated_value_can_be_brought_along(helm: Any) -> None:
+    names = ["cookieSecret", "proxyToken", "operatorToken", "adminPassword", "userPassword"]
+    flags = [word for name in names for word in ("--set", f"secrets.{name}.existingSecret=mine-{name.lower()}")]
+    rendered = objects(helm, *flags, "--set", "secrets.userPassword.enabled=true")
+    assert not [item for item in rendered if item["kind"] == "Job"]
+    text = json.dumps(rendered)
+    assert "hubsteward-cookie-secret" not in text
+    assert all(f"mine-{name.lower()}" in text for name in names)
+
+
+def test_no_account_can_be_claimed_on_a_fresh_install(helm: Any) -> None:
+    """Only the admin, whose password is made at install time; nobody else may log in, and nobody can sign up."""
+    (secret,) = [o for o in objects(helm) if o["kind"] == "Secret" and o["metadata"]["name"] == "hub"]
+    config = json.loads(secret["stringData"]["values.json"])["hub"]["config"]
+    assert config["JupyterHub"]["authenticator_class"] == "shared-password"
+    assert config["Authenticator"] == {"admin_users": ["admin"]}
+    (hub,) = [o for o in objects(helm) if o["kind"] == "Deployment" and o["metadata"]["name"] == "hub"]
+    variables = {e["name"] for e in hub["spec"]["template"]["spec"]["containers"][0]["env"]}
+    assert "STEWARD_ADMIN_PASSWORD" in variables
+    assert "STEWARD_USER_PASSWORD" not in variables
+
+
+def test_labs_cannot_reach_the_operator_and_each_policy_names_who_may(helm: Any) -> None:
+    policies = {o["metadata"]["name"]: o["spec"] for o in objects(helm) if o["kind"] == "NetworkPolicy"}
+    assert policies["operator"]["ingress"] == []
+    (rule,) = policies["singleuser"]["ingress"]
+    assert rule["from"][0]["podSelector"]["matchLabels"] == {"hub.jupyter.org/network-access-singleuser": "true"}
+    reached = [to for rule in policies["singleuser"]["egress"] for to in rule.get("to", [])]
+    assert all(to.get("podSelector", {}).get("matchLabels", {}).get("component") != "operator" for to in reached)
+    (block,) = [to["ipBlock"] for to in reached if "ipBlock" in to]
+    assert "169.254.169.254/32" in block["except"]

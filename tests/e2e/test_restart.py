@@ -1,0 +1,180 @@
+"""Restarts on the real kubelet: scenarios A4 and A33, and the sequences that lose a server elsewhere."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from steward_api import names
+
+from tests.e2e.test_reset import exists, manifest, write
+from tests.support.cluster import Kube, Session, wait_for
+
+
+class HubWatcher(threading.Thread):
+    """Asks the hub again and again what it thinks of a server, as a client of its own API."""
+
+    def __init__(self, session: Session) -> None:
+        super().__init__(daemon=True)
+        self._session = session
+        self._over = threading.Event()
+        self.seen: list[dict[str, Any]] = []
+
+    def run(self) -> None:
+        while not self._over.wait(0.1):
+            model = self._session.api("GET", f"users/{self._session.user}").json
+            self.seen.append(model["servers"].get("", {"ready": False, "stopped": True}))
+
+    def stop(self) -> list[dict[str, Any]]:
+        self._over.set()
+        self.join(10)
+        return self.seen
+
+
+def answers(session: Session) -> bool:
+    return session.raw("GET", f"/user/{session.user}/api").status == 200
+
+
+def test_A04_restart_keeps_files_pod_and_address(user: Session, login: Callable[[str], Session], kube: Kube) -> None:
+    neighbour = login("neighbour")
+    for session in (user, neighbour):
+        session.start_and_wait()
+    write(kube, user, "/home/jovyan/kept")
+    write(kube, user, "/tmp/in-the-container")
+    before, beside = kube.pod(user.user), kube.pod("neighbour")
+    assert before is not None
+    assert beside is not None
+    watcher = HubWatcher(user)
+    watcher.start()
+    answer = user.restart()
+    assert answer.status == 202, answer.text
+    ended = kube.finished("srestart", answer.json["request"]["name"])
+    assert answers(user), "done is said only when the server answers"
+    seen = watcher.stop()
+    assert (ended["status"]["phase"], ended["status"]["mechanism"]) == ("Succeeded", "InPlace")
+    assert seen
+    assert all(model["ready"] and not model.get("stopped") for model in seen)
+    after = kube.pod(user.user)
+    assert after is not None
+    assert after["metadata"]["uid"] == before["metadata"]["uid"]
+    assert after["status"]["podIP"] == before["status"]["podIP"]
+    assert after["spec"]["nodeName"] == before["spec"]["nodeName"]
+    assert after["status"]["containerStatuses"][0]["restartCount"] == 1
+    assert exists(kube, user, "/home/jovyan/kept")
+    assert not exists(kube, user, "/tmp/in-the-container"), "the container is a new one"
+    untouched = kube.pod("neighbour")
+    assert untouched is not None
+    assert untouched["status"]["containerStatuses"] == beside["status"]["containerStatuses"]
+
+
+def test_A33_two_presses_within_a_second_are_one_restart(user: Session, kube: Kube, login: Any) -> None:
+    user.start_and_wait()
+    second = login(user.user)
+    got: list[Any] = []
+    threads = [threading.Thread(target=lambda s=session: got.append(s.restart())) for session in (user, second)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [answer.status for answer in got] == [202, 202]
+    assert len({answer.json["request"]["name"] for answer in got}) == 1
+    kube.finished("srestart", got[0].json["request"]["name"])
+    pod = kube.pod(user.user)
+    assert pod is not None
+    assert pod["status"]["containerStatuses"][0]["restartCount"] == 1
+    assert user.card()["last"]["name"] == second.card()["last"]["name"]
+
+
+def test_eight_restarts_fifteen_seconds_apart_lose_nothing(user: Session, kube: Kube) -> None:
+    user.start_and_wait()
+    write(kube, user, "/home/jovyan/kept")
+    asked = []
+    begin = time.monotonic()
+    for number in range(8):
+        wait_for("its turn", lambda n=number: time.monotonic() - begin >= 15 * n, 20)
+        asked.append(kube.create(manifest(names.SERVER_RESTART, user.user)))
+    ends = [kube.finished("srestart", name, 180)["status"] for name in asked]
+    assert {end["phase"] for end in ends} == {"Succeeded"}, [(end["phase"], end["reason"]) for end in ends]
+    wait_for("the hub says running", lambda: user.state() == "running", 60)
+    assert answers(user)
+    assert exists(kube, user, "/home/jovyan/kept")
+
+
+def test_three_restarts_within_ten_seconds_lose_nothing(user: Session, kube: Kube) -> None:
+    user.start_and_wait()
+    asked = []
+    begin = time.monotonic()
+    for number in range(3):
+        wait_for("its turn", lambda n=number: time.monotonic() - begin >= 4 * n, 20)
+        asked.append(kube.create(manifest(names.SERVER_RESTART, user.user)))
+    ends = [kube.finished("srestart", name, 180)["status"] for name in asked]
+    assert {end["phase"] for end in ends} == {"Succeeded"}, [(end["phase"], end["reason"]) for end in ends]
+    assert user.state() == "running"
+    assert answers(user)
+
+
+def test_recreate_keeps_the_files_and_gives_a_new_pod(user: Session, kube: Kube) -> None:
+    user.start_and_wait()
+    write(kube, user, "/home/jovyan/kept")
+    before = kube.pod(user.user)
+    name = kube.create(manifest(names.SERVER_RESTART, user.user, strategy="Recreate"))
+    ended = kube.finished("srestart", name)
+    assert (ended["status"]["phase"], ended["status"]["mechanism"]) == ("Succeeded", "Recreate")
+    after = kube.pod(user.user)
+    assert before is not None
+    assert after is not None
+    assert after["metadata"]["uid"] == ended["status"]["newPodUID"] != before["metadata"]["uid"]
+    wait_for("the hub says running", lambda: user.state() == "running", 60)
+    assert exists(kube, user, "/home/jovyan/kept")
+
+
+def test_a_crashed_server_comes_back_and_the_hub_keeps_it(user: Session, kube: Kube) -> None:
+    """Stock KubeSpawner would delete the pod of a container that it happens to find terminated."""
+    user.start_and_wait()
+    pod = kube.pod(user.user)
+    assert pod is not None
+    # As the kernel's out-of-memory killer would: from outside the container, with no chance to say goodbye.
+    container = pod["status"]["containerStatuses"][0]["containerID"].removeprefix("containerd://")
+    from cluster.shell import run
+
+    node = f"{kube.target.name}-control-plane"
+    run(["docker", "exec", node, "ctr", "-n", "k8s.io", "tasks", "kill", "--signal", "SIGKILL", container])
+
+    def came_back() -> bool:
+        found = kube.pod(user.user)
+        return bool(found and found["status"]["containerStatuses"][0]["restartCount"] == 1 and answers(user))
+
+    wait_for("the kubelet brings it back", came_back, 60)
+    after = kube.pod(user.user)
+    assert after is not None
+    assert after["metadata"]["uid"] == pod["metadata"]["uid"]
+    assert user.state() == "running"
+
+
+def test_a_stopped_server_is_not_restarted(user: Session, kube: Kube) -> None:
+    user.start_and_wait()
+    user.stop_and_wait()
+    answer = user.restart()
+    assert answer.status == 409
+    assert "Only a running server" in answer.json["message"]
+    name = kube.create(manifest(names.SERVER_RESTART, user.user))
+    assert kube.finished("srestart", name)["status"]["reason"] == "ServerNotRunning"
+
+
+def test_a_named_server_is_restarted_alone(user: Session, kube: Kube) -> None:
+    user.start_and_wait()
+    user.start_and_wait("second")
+    default, named = kube.pod(user.user), kube.pod(user.user, "second")
+    assert default is not None
+    assert named is not None
+    answer = user.restart(server="second")
+    assert answer.status == 202, answer.text
+    assert kube.finished("srestart", answer.json["request"]["name"])["status"]["podName"] == named["metadata"]["name"]
+    untouched, restarted = kube.pod(user.user), kube.pod(user.user, "second")
+    assert untouched is not None
+    assert restarted is not None
+    assert untouched["status"]["containerStatuses"][0]["restartCount"] == 0
+    assert restarted["status"]["containerStatuses"][0]["restartCount"] == 1
+    user.stop_and_wait("second")

@@ -1,0 +1,88 @@
+"""Runs the tiers of the test suite one after the other and says of each what ran, and what could not.
+
+python3 -m tests.run                 all tiers
+python3 -m tests.run unit api        some of them
+KEEP=1 python3 -m tests.run e2e      leaves the test cluster running
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+
+from cluster import cache, engine, tools
+from cluster.shell import Problem, fail, say
+from tests.target import TARGET
+
+CLUSTER_TIERS = {"e2e", "browser"}
+
+
+@dataclass
+class Result:
+    tier: str
+    passed: bool
+    seconds: float
+    note: str = ""
+
+
+def uv_run(*words: str) -> int:
+    return subprocess.run([tools.uv(), "run", "--frozen", "--all-packages", *words], cwd=cache.REPOSITORY).returncode
+
+
+def lint() -> int:
+    for words in (
+        ("ruff", "check", "."),
+        ("ruff", "format", "--check", "."),
+        ("mypy",),
+        ("lint-imports",),
+        ("python", "tools/generate.py", "--check"),
+    ):
+        say(f"--- {' '.join(words)}")
+        if uv_run(*words):
+            return 1
+    return 0
+
+
+def pytest(tier: str) -> int:
+    if tier == "browser":
+        engine.apt_install("chromium", "fonts-dejavu-core")
+    return uv_run("pytest", f"tests/{tier}", "--durations=5")
+
+
+TIERS = {"lint": lint} | {tier: lambda t=tier: pytest(t) for tier in ("unit", "api", "chart", "e2e", "browser")}
+
+
+def main(wanted: list[str]) -> int:
+    unknown = [tier for tier in wanted if tier not in TIERS]
+    if unknown:
+        return fail(Problem(f"no such tier: {', '.join(unknown)}; there are: {', '.join(TIERS)}"))
+    results = []
+    chosen = wanted or list(TIERS)
+    try:
+        for tier in chosen:
+            say(f"\n===== {tier}")
+            begun = time.monotonic()
+            try:
+                code, note = TIERS[tier](), ""
+            except Problem as problem:
+                code, note = 1, str(problem).splitlines()[0]
+            results.append(Result(tier, code == 0, time.monotonic() - begun, note))
+    finally:
+        if CLUSTER_TIERS & set(chosen) and not os.environ.get("KEEP"):
+            from cluster import local
+
+            local.down(TARGET)
+    say("\n===== tiers")
+    for result in results:
+        say(f"  {result.tier:8} {'passed' if result.passed else 'FAILED'}  {result.seconds:6.0f} s  {result.note}")
+    say("  not run here: NetworkPolicies in force (the self-built node's network does not enforce them)")
+    passed = sum(result.passed for result in results)
+    say(f"\ntiers: {passed} passed, {len(results) - passed} failed")
+    return 0 if passed == len(results) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,138 @@
+"""A real kube-apiserver with etcd and the controller manager, from the programs that the node image is made of."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import ssl
+import subprocess
+import tempfile
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+from cluster import tools
+from cluster.shell import run
+
+from .cluster import wait_for
+
+Json = dict[str, Any]
+ADMIN_TOKEN = "test-admin"
+CONTROLLERS = "persistentvolumeclaim-protection-controller,serviceaccount-controller,namespace-controller,resourcequota-controller"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Refused(Exception):
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(f"{status}: {message}")
+        self.status = status
+        self.message = message
+
+
+class ControlPlane:
+    def __init__(self) -> None:
+        self.programs = tools.kubernetes()
+        self.directory = Path(tempfile.mkdtemp(prefix="hub-steward-api-"))
+        self.port = free_port()
+        self.url = f"https://127.0.0.1:{self.port}"
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self._insecure = ssl._create_unverified_context()  # noqa: S323
+
+    def start(self) -> None:
+        etcd, peer = free_port(), free_port()
+        self._run(
+            "etcd", f"--data-dir={self.directory}/etcd", f"--listen-client-urls=http://127.0.0.1:{etcd}",
+            f"--advertise-client-urls=http://127.0.0.1:{etcd}", f"--listen-peer-urls=http://127.0.0.1:{peer}",
+            "--unsafe-no-fsync",
+        )  # fmt: skip
+        key = self.directory / "sa.key"
+        run(["openssl", "genrsa", "-out", key, "2048"])
+        tokens = self.directory / "tokens.csv"
+        tokens.write_text(f'{ADMIN_TOKEN},test-admin,1,"system:masters"\n')
+        self._run(
+            "kube-apiserver", f"--etcd-servers=http://127.0.0.1:{etcd}", f"--secure-port={self.port}",
+            "--bind-address=127.0.0.1", f"--cert-dir={self.directory}/certs", "--service-cluster-ip-range=10.0.0.0/24",
+            "--authorization-mode=RBAC", f"--token-auth-file={tokens}", "--service-account-issuer=https://test",
+            f"--service-account-key-file={key}", f"--service-account-signing-key-file={key}",
+        )  # fmt: skip
+        wait_for("the API server is ready", self._is_ready, 60)
+        kubeconfig = self.kubeconfig("controller-manager", ADMIN_TOKEN, self.url)
+        self._run(
+            "kube-controller-manager", f"--kubeconfig={kubeconfig}", "--leader-elect=false",
+            f"--controllers={CONTROLLERS}", f"--cert-dir={self.directory}/certs-kcm", "--secure-port=0",
+        )  # fmt: skip
+
+    def _run(self, program: str, *arguments: str) -> None:
+        log = (self.directory / f"{program}.log").open("wb")
+        command = [str(self.programs / program), *arguments]
+        self._processes.append(subprocess.Popen(command, stdout=log, stderr=log, cwd=self.directory))
+
+    def _is_ready(self) -> bool:
+        for process in self._processes:
+            if process.poll() is not None:
+                logs = "\n".join(f.read_text()[-2000:] for f in self.directory.glob("*.log"))
+                raise AssertionError(f"a part of the control plane ended:\n{logs}")
+        try:
+            return "ok" in str(self.raw("GET", "/readyz"))
+        except (urllib.error.URLError, OSError, Refused):
+            return False
+
+    def stop(self) -> None:
+        # Nothing of it is kept, so nobody waits for an orderly end.
+        for process in reversed(self._processes):
+            process.kill()
+            process.wait()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def kubeconfig(self, name: str, token: str, server: str) -> Path:
+        file = self.directory / f"{name}.kubeconfig"
+        cluster: Json = {"server": server}
+        if server.startswith("https"):
+            cluster["insecure-skip-tls-verify"] = True
+        file.write_text(json.dumps({
+            "apiVersion": "v1", "kind": "Config", "current-context": "c",
+            "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+            "clusters": [{"name": "c", "cluster": cluster}],
+            "users": [{"name": "u", "user": {"token": token}}],
+        }))  # fmt: skip
+        return file
+
+    def raw(
+        self, method: str, path: str, body: Any = None, token: str = ADMIN_TOKEN, content_type: str = "application/json"
+    ) -> Any:
+        """One request as the holder of ``token``. Raises `Refused`."""
+        request = urllib.request.Request(
+            self.url + path,
+            method=method,
+            data=None if body is None else json.dumps(body).encode(),
+            headers={"Authorization": f"Bearer {token}", "Content-Type": content_type},
+        )
+        try:
+            with urllib.request.urlopen(request, context=self._insecure, timeout=30) as response:
+                text = response.read().decode()
+        except urllib.error.HTTPError as error:
+            text = error.read().decode()
+            try:
+                message = json.loads(text)["message"]
+            except (ValueError, KeyError):
+                message = text
+            raise Refused(error.code, message) from None
+        try:
+            return json.loads(text)
+        except ValueError:
+            return text
+
+    def kubectl(self, *words: str, input_text: str | None = None) -> str:
+        return run(
+            [self.programs / "kubectl", "--kubeconfig", self.kubeconfig("kubectl", ADMIN_TOKEN, self.url), *words],
+            input_text=input_text,
+            env={"HOME": os.environ.get("HOME", "/root")},
+        )

@@ -1,0 +1,91 @@
+"""Stands in for kubelet and scheduler in the api tier: runs pods on paper, restarts containers on a resize.
+
+The real ones run in the e2e tier; here they would make every crash boundary take seconds.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from .control_plane import ControlPlane, Refused
+
+Json = dict[str, Any]
+TICK = 0.02
+
+
+def _now(ago: float = 0) -> str:
+    return (datetime.now(UTC) - timedelta(seconds=ago)).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+class FakeKubelet(threading.Thread):
+    def __init__(self, control_plane: ControlPlane, namespace: str) -> None:
+        super().__init__(daemon=True)
+        self._api = control_plane
+        self._pods = f"/api/v1/namespaces/{namespace}/pods"
+        self._numbers = itertools.count(1)
+        self._stop_asked = threading.Event()
+        self.restarts: dict[str, int] = {}
+        self.problems: list[str] = []
+
+    def run(self) -> None:
+        while not self._stop_asked.wait(TICK):
+            try:
+                for pod in self._api.raw("GET", self._pods)["items"]:
+                    self._tend(pod)
+            except Refused as refused:
+                # Somebody else changed the pod between the list and our write: the next round sees it.
+                if refused.status not in (404, 409):
+                    self.problems.append(str(refused))
+            except OSError as error:
+                self.problems.append(repr(error))
+
+    def stop(self) -> None:
+        self._stop_asked.set()
+        self.join(10)
+
+    def _tend(self, pod: Json) -> None:
+        path = f"{self._pods}/{pod['metadata']['name']}"
+        if "deletionTimestamp" in pod["metadata"]:
+            options = {"gracePeriodSeconds": 0, "preconditions": {"uid": pod["metadata"]["uid"]}}
+            self._api.raw("DELETE", path, options)
+        elif not pod["spec"].get("nodeName"):
+            target = {"apiVersion": "v1", "kind": "Node", "name": "paper"}
+            binding = {
+                "apiVersion": "v1",
+                "kind": "Binding",
+                "metadata": {"name": pod["metadata"]["name"]},
+                "target": target,
+            }
+            self._api.raw("POST", f"{path}/binding", binding)
+        elif not pod["status"].get("containerStatuses"):
+            # Old enough not to be spared as just started.
+            self._report(path, pod, restarts=0, started=_now(3600))
+        elif self._is_resized(pod):
+            count = pod["status"]["containerStatuses"][0]["restartCount"] + 1
+            self.restarts[pod["metadata"]["uid"]] = self.restarts.get(pod["metadata"]["uid"], 0) + 1
+            self._report(path, pod, restarts=count, started=_now())
+
+    @staticmethod
+    def _is_resized(pod: Json) -> bool:
+        return pod["spec"]["containers"][0]["resources"] != pod["status"]["containerStatuses"][0].get("resources")
+
+    def _report(self, path: str, pod: Json, restarts: int, started: str) -> None:
+        container = pod["spec"]["containers"][0]
+        status = {
+            "name": container["name"], "containerID": f"paper://{next(self._numbers)}", "image": container["image"],
+            "imageID": "paper", "restartCount": restarts, "ready": True, "started": True,
+            "state": {"running": {"startedAt": started}}, "resources": container["resources"],
+        }  # fmt: skip
+        body = {
+            "metadata": {"uid": pod["metadata"]["uid"], "resourceVersion": pod["metadata"]["resourceVersion"]},
+            "status": {
+                "phase": "Running",
+                "podIP": "127.0.0.1",
+                "podIPs": [{"ip": "127.0.0.1"}],
+                "containerStatuses": [status],
+            },
+        }  # fmt: skip
+        self._api.raw("PATCH", f"{path}/status", body, content_type="application/merge-patch+json")

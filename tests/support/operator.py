@@ -1,0 +1,236 @@
+"""The real operator as a process, behind a proxy that records what it sends and can kill it between two requests."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from aiohttp import web
+
+from .cluster import wait_for
+from .control_plane import ControlPlane, free_port
+
+Json = dict[str, Any]
+#: The operator's image holds no Kubernetes client library, which kopf would import if it were there.
+AS_IN_THE_IMAGE = (
+    "import sys; sys.modules.update(kubernetes=None, kubernetes_asyncio=None);"
+    "from steward_operator.main import main; sys.exit(main())"
+)
+#: Not part of carrying out a request.
+UNCOUNTED = ("leases", "events", "selfsubjectaccessreviews")
+
+
+@dataclass(frozen=True)
+class Write:
+    method: str
+    path: str
+    body: Any
+    status: int
+    dry_run: bool = False
+
+    @property
+    def happened(self) -> bool:
+        return self.status < 300 and not self.dry_run
+
+
+@dataclass
+class Kill:
+    """SIGKILL before the n-th write reaches the API server, or after it was committed and before the answer."""
+
+    number: int
+    when: str
+    done: threading.Event = field(default_factory=threading.Event)
+
+
+class Proxy:
+    """Plain HTTP in, the API server behind. Runs its own loop in a thread."""
+
+    def __init__(self, control_plane: ControlPlane) -> None:
+        self._upstream = control_plane.url
+        self.port = free_port()
+        self.writes: list[Write] = []
+        self.kill: Kill | None = None
+        self.hold: Callable[[str, str], threading.Event | None] | None = None
+        self.victim: Callable[[], int] = lambda: 0
+        self._sent = 0
+        self._loop = asyncio.new_event_loop()
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+        assert self._ready.wait(10)
+
+    def stop(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(10)
+
+    def arm(self, kill: Kill | None) -> None:
+        self.writes, self._sent, self.kill = [], 0, kill
+
+    def _serve(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._loop.run_until_complete(self._open())
+        self._ready.set()
+        self._loop.run_forever()
+
+    async def _open(self) -> None:
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(ssl=False, limit=0), timeout=aiohttp.ClientTimeout(total=None),
+            auto_decompress=False,
+        )  # fmt: skip
+        app = web.Application(client_max_size=2**24)
+        app.router.add_route("*", "/{path:.*}", self._forward)
+        runner = web.AppRunner(app, access_log=None)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", self.port).start()
+
+    def _strike(self, when: str, number: int) -> bool:
+        kill = self.kill
+        if kill is None or kill.done.is_set() or kill.when != when or kill.number != number:
+            return False
+        os.kill(self.victim(), signal.SIGKILL)
+        kill.done.set()
+        return True
+
+    async def _forward(self, request: web.Request) -> web.StreamResponse:
+        body = await request.read()
+        counted = request.method != "GET" and not any(name in request.path for name in UNCOUNTED)
+        number = 0
+        if counted:
+            self._sent += 1
+            number = self._sent
+            if self._strike("before", number):
+                raise web.HTTPBadGateway
+        if self.hold and (gate := self.hold(request.method, request.path_qs)):
+            await asyncio.to_thread(gate.wait, 30)
+        headers = {k: v for k, v in request.headers.items() if k.lower() not in ("host", "content-length")}
+        async with self._session.request(
+            request.method, self._upstream + request.path_qs, data=body or None, headers=headers
+        ) as upstream:
+            if counted:
+                self.writes.append(
+                    Write(request.method, request.path, json.loads(body) if body else None, upstream.status,
+                          "dryRun" in request.query)
+                )  # fmt: skip
+                if self._strike("after", number):
+                    raise web.HTTPBadGateway
+            response = web.StreamResponse(status=upstream.status)
+            for name in ("Content-Type", "Retry-After", "Content-Encoding"):
+                if name in upstream.headers:
+                    response.headers[name] = upstream.headers[name]
+            await response.prepare(request)
+            try:
+                async for chunk in upstream.content.iter_any():
+                    await response.write(chunk)
+            except (ConnectionResetError, aiohttp.ClientError):
+                pass
+            return response
+
+
+class FakeHub:
+    """The two calls of the hub's REST API that a Recreate makes, on pods of the test's own."""
+
+    def __init__(self, stop: Callable[[str], None], start: Callable[[str], None]) -> None:
+        self._stop_server, self._start_server = stop, start
+        self.calls: list[tuple[str, str]] = []
+        self.port = free_port()
+        self._loop = asyncio.new_event_loop()
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+        assert self._ready.wait(10)
+
+    def stop(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(10)
+
+    def _serve(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._loop.run_until_complete(self._open())
+        self._ready.set()
+        self._loop.run_forever()
+
+    async def _open(self) -> None:
+        async def handle(request: web.Request) -> web.Response:
+            user = request.match_info["user"]
+            self.calls.append((request.method, user))
+            act = self._stop_server if request.method == "DELETE" else self._start_server
+            await asyncio.to_thread(act, user)
+            return web.json_response({}, status=202)
+
+        app = web.Application()
+        app.router.add_route("DELETE", "/hub/api/users/{user}/server", handle)
+        app.router.add_route("POST", "/hub/api/users/{user}/server", handle)
+        runner = web.AppRunner(app, access_log=None)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", self.port).start()
+
+
+class Operator:
+    """Starts, kills and restarts the operator's process."""
+
+    def __init__(self, kubeconfig: Path, config: Json, hub_port: int, namespace: str, directory: Path) -> None:
+        self._kubeconfig, self._hub_port, self._namespace = kubeconfig, hub_port, namespace
+        self._config = directory / "operator.json"
+        self._config.write_text(json.dumps(config))
+        self.log = directory / "operator.log"
+        self._health = free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def start(self, *more: str) -> None:
+        with self.log.open("ab") as stream:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", AS_IN_THE_IMAGE, f"--namespace={self._namespace}", "--release=hub",
+                 f"--config={self._config}", f"--hub-url=http://127.0.0.1:{self._hub_port}/hub/api",
+                 f"--health-port={self._health}", "--identity=test", *more],
+                env={**os.environ, "KUBECONFIG": str(self._kubeconfig)}, stdout=stream, stderr=stream,
+            )  # fmt: skip
+
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def wait_ready(self) -> None:
+        wait_for("the operator is ready", self._is_ready, 30, every=0.05)
+
+    def _is_ready(self) -> bool:
+        assert self._process is not None
+        assert self._process.poll() is None, f"the operator ended:\n{self.log.read_text()[-3000:]}"
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self._health}/readyz", timeout=2) as answer:
+                return bool(answer.status == 200)
+        except (urllib.error.URLError, OSError):
+            return False
+
+    def wait_end(self, seconds: float = 30) -> int:
+        assert self._process is not None
+        return self._process.wait(seconds)
+
+    def stop(self) -> None:
+        if self._process and self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(20)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
