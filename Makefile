@@ -45,3 +45,11 @@ lint: ## Formatter, linter, types, import contracts, generated files
 .PHONY: generate
 generate: ## Write the generated files: CRDs and the values schema
 	@$(UV) run --frozen --all-packages python tools/generate.py
+
+.PHONY: bench
+bench: ## In-place restart against stop and start, ten pairs (WRITE=1: into docs/benchmarks.md)
+	@$(UV) run --frozen --all-packages python -m benchmarks.restart $(if $(WRITE),--write)
+
+.PHONY: screenshots
+screenshots: ## Renew the README's pictures from a test run in the browser
+	@SCREENSHOTS=1 $(PYTHON) -m tests.run browser

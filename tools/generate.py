@@ -6,6 +6,7 @@ import json
 import sys
 from pathlib import Path
 
+import requests_page
 import yaml
 from steward_api import crds
 from steward_api.names import PLURALS
@@ -19,6 +20,7 @@ def generated() -> dict[Path, str]:
     files = {charts / "jupyterhub-steward" / "values.schema.json": json.dumps(source, indent=2) + "\n"}
     for kind, plural in PLURALS.items():
         files[charts / "jupyterhub-steward-crds" / "templates" / f"{plural}.yaml"] = crds.render(kind)
+    files[ROOT / "docs" / "requests.md"] = requests_page.render()
     return files
 
 

@@ -1,0 +1,131 @@
+"""In-place restart against stop and start through the same hub, from the press until the server answers.
+
+    python3 -m benchmarks.restart [--pairs 10] [--write]
+
+Runs on the test cluster (created if need be, and left running with KEEP=1). Each pair takes one restart in place and
+one stop and start of the same user's server; both are timed from the HTTP request of the press to the first answer of
+``/user/NAME/api`` through the proxy that comes from the new instance.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import statistics
+import sys
+import time
+from datetime import date
+from pathlib import Path
+
+from cluster import cache, local, tools
+from tests.support.cluster import Kube, Session, passwords, wait_for
+from tests.target import TARGET
+
+DOCUMENT = cache.REPOSITORY / "docs" / "benchmarks.md"
+MARKER = "<!-- restart -->"
+
+
+def instance(kube: Kube, user: str) -> str:
+    pod = kube.pod(user)
+    statuses = (pod or {}).get("status", {}).get("containerStatuses", [])
+    return str(statuses[0].get("containerID", "")) if statuses else ""
+
+
+def answers(session: Session) -> bool:
+    return session.raw("GET", f"/user/{session.user}/api").status == 200
+
+
+def in_place(session: Session, kube: Kube) -> float:
+    """Seconds from the press until the new instance answers."""
+    begin = time.perf_counter()
+    answer = session.restart()
+    assert answer.status == 202, answer.text
+    wait_for("the old instance is gone", lambda: not answers(session), 60, every=0.02)
+    wait_for("the new instance answers", lambda: answers(session), 60, every=0.02)
+    seconds = time.perf_counter() - begin
+    ended = kube.finished("srestart", answer.json["request"]["name"])
+    assert ended["status"]["mechanism"] == "InPlace", ended["status"]
+    return seconds
+
+
+def stop_and_start(session: Session) -> float:
+    """Seconds from the press of Stop until the newly started server answers, as a script would do it."""
+    begin = time.perf_counter()
+    session.stop()
+    wait_for("stopped", lambda: session.api("GET", f"users/{session.user}").json["servers"] == {}, 60, every=0.02)
+    session.start()
+    wait_for("the new server answers", lambda: answers(session), 120, every=0.02)
+    return time.perf_counter() - begin
+
+
+def old_enough(kube: Kube, user: str) -> bool:
+    """Past the test cluster's minimum interval, so that the restart is not made to wait."""
+    pod = kube.pod(user)
+    started = pod["status"]["containerStatuses"][0]["state"]["running"]["startedAt"] if pod else ""
+    from datetime import UTC, datetime
+
+    return bool(started) and (datetime.now(UTC) - datetime.fromisoformat(started)).total_seconds() > 7
+
+
+def measure(pairs: int) -> tuple[list[float], list[float]]:
+    kube = Kube(TARGET)
+    session = Session(TARGET.url, "benchmark", passwords(TARGET)["*"])
+    session.start_and_wait()
+    swaps, rounds = [], []
+    try:
+        for number in range(pairs):
+            wait_for("the server has run for a moment", lambda: old_enough(kube, "benchmark"), 60)
+            swaps.append(in_place(session, kube))
+            rounds.append(stop_and_start(session))
+            wait_for("running", lambda: session.state() == "running", 60)
+            print(f"pair {number + 1}: in place {swaps[-1]:.2f} s, stop and start {rounds[-1]:.2f} s", flush=True)
+    finally:
+        session.stop()
+    return swaps, rounds
+
+
+def row(name: str, values: list[float]) -> str:
+    return f"| {name} | {min(values):.2f} | {statistics.median(values):.2f} | {max(values):.2f} |"
+
+
+def table(swaps: list[float], rounds: list[float]) -> str:
+    ratio = statistics.median(rounds) / statistics.median(swaps)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return "\n".join(
+        [
+            f"{len(swaps)} pairs on {date.today()}; {os.cpu_count()} cores, {memory:.0f} GiB, Linux "
+            f"{platform.release().split('-')[0]}; Kubernetes {tools.KUBERNETES_VERSION} (kind, one node), "
+            "JupyterHub 6.1.1, KubeSpawner 7.1.0. Seconds from the press until the server answers through the proxy.",
+            "",
+            "| | min | median | max |",
+            "|---|---|---|---|",
+            row("restart in place", swaps),
+            row("stop and start through this hub", rounds),
+            "",
+            f"Restarting in place is {ratio:.1f} times as fast in the median.",
+        ]
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=10, help="how many pairs (default: 10)")
+    parser.add_argument("--write", action="store_true", help="put the table into docs/benchmarks.md")
+    arguments = parser.parse_args()
+    local.up(TARGET)
+    try:
+        text = table(*measure(arguments.pairs))
+    finally:
+        if not os.environ.get("KEEP"):
+            local.down(TARGET)
+    print(f"\n{text}")
+    if arguments.write:
+        before, _, rest = Path(DOCUMENT).read_text().partition(MARKER)
+        _, _, after = rest.partition(MARKER)
+        DOCUMENT.write_text(f"{before}{MARKER}\n{text}\n{MARKER}{after}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

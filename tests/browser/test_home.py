@@ -1,0 +1,163 @@
+"""The home page as a person uses it: the card, both dialogs, two tabs, the keyboard, and what a screen reader finds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from playwright.sync_api import BrowserContext, Page, expect
+
+from tests.browser.conftest import picture, violations
+from tests.support.cluster import Kube, Session
+
+Home = Callable[[str], Page]
+Login = Callable[[str], Session]
+
+
+def card(page: Page, state: str) -> None:
+    """The card shows the state."""
+    expect(page.locator(f'.steward-card[data-server=""][data-state="{state}"]')).to_be_visible()
+
+
+def button(page: Page, name: str) -> object:
+    return page.locator(".steward-card").first.get_by_role("button", name=name)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_login_page_has_no_violation(context: BrowserContext, target: object, scheme: str) -> None:
+    page = context.new_page()
+    page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+    page.goto(f"{target.url}/hub/login")  # type: ignore[attr-defined]
+    assert violations(page) == []
+
+
+def test_a_notebook_survives_a_restart_in_the_browser(home: Home, login: Login, kube: Kube) -> None:
+    session = login("ann")
+    session.start_and_wait()
+    lab = home("ann")
+    page = lab.context.new_page()
+    lab.goto(f"{session.url}/user/ann/lab?reset")
+    expect(lab.locator("#jp-main-dock-panel")).to_be_visible()
+    pod = kube.pod("ann")
+    assert pod is not None
+    notebook = '{"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}'
+    kube.run_in(pod["metadata"]["name"], "sh", "-c", f"echo '{notebook}' > /home/jovyan/analysis.ipynb")
+
+    page.goto(f"{session.url}/hub/home")
+    card(page, "running")
+    assert violations(page) == []
+    expect(page.get_by_text("Manage volumes: Stop the server first")).to_be_visible()
+    picture(page, "card-running")
+    button(page, "Restart").click()  # type: ignore[attr-defined]
+    dialog = page.get_by_role("dialog", name="Restart the server?")
+    expect(dialog).to_be_visible()
+    expect(dialog).to_contain_text("All files stay")
+    assert violations(page) == []
+    picture(page, "dialog-restart")
+    dialog.get_by_role("button", name="Restart server").click()
+    expect(page.locator('[data-role="progress-text"]')).not_to_be_empty()
+    picture(page, "card-restarting")
+    expect(page.get_by_text("Done. The server has been restarted and answers.")).to_be_visible()
+    card(page, "running")
+    assert session.raw("GET", "/user/ann/api").status == 200
+    after = kube.pod("ann")
+    assert after is not None
+    assert after["metadata"]["uid"] == pod["metadata"]["uid"]
+    picture(page, "card-restarted")
+
+    lab.goto(f"{session.url}/user/ann/lab?reset")
+    expect(lab.get_by_role("listitem", name="analysis.ipynb").first).to_be_visible()
+
+
+def test_a_volume_is_reset_by_the_dialog(home: Home, login: Login, kube: Kube) -> None:
+    session = login("bob")
+    session.start_and_wait()
+    session.stop_and_wait()
+    before = kube.uids("bob")
+    page = home("bob")
+    card(page, "stopped")
+    expect(button(page, "Restart")).to_be_disabled()  # type: ignore[arg-type]
+    expect(page.get_by_text("Restart: Only a running server can be restarted.")).to_be_visible()
+    button(page, "Manage volumes").click()  # type: ignore[attr-defined]
+    dialog = page.get_by_role("dialog", name="Manage volumes")
+    expect(dialog).to_be_visible()
+    expect(dialog.get_by_label("Home (1Gi)")).to_be_disabled()
+    expect(dialog).to_contain_text("Home cannot be reset yet")
+    expect(dialog.get_by_role("button", name="Erase")).to_be_disabled()
+    dialog.get_by_label("Workspace (2Gi)").check()
+    expect(dialog).to_contain_text("This erases bob's workspace (2Gi). ")
+    expect(dialog).to_contain_text("Cache and models and Home stay.")
+    expect(dialog).to_contain_text("There is no backup. This cannot be undone.")
+    assert violations(page) == []
+    picture(page, "dialog-volumes")
+    dialog.get_by_role("button", name="Erase workspace").click()
+    expect(page.get_by_text("Done. New and empty: Workspace.")).to_be_visible()
+    card(page, "stopped")
+    after = kube.uids("bob")
+    assert {kind for kind in after if after[kind] != before[kind]} == {"workspace"}
+
+
+def test_keeping_everything_changes_nothing_and_the_focus_comes_back(home: Home, login: Login, kube: Kube) -> None:
+    session = login("keyboard")
+    session.start_and_wait()
+    page = home("keyboard")
+    card(page, "running")
+    button(page, "Restart").focus()  # type: ignore[attr-defined]
+    page.keyboard.press("Enter")
+    dialog = page.get_by_role("dialog", name="Restart the server?")
+    expect(dialog).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(dialog).to_be_hidden()
+    expect(button(page, "Restart")).to_be_focused()  # type: ignore[arg-type]
+    assert kube.json("get", "srestart", "--field-selector", "spec.user=keyboard")["items"] == []
+
+
+def test_A33_two_tabs_follow_one_restart_to_its_end(home: Home, login: Login, kube: Kube) -> None:
+    session = login("tabs")
+    session.start_and_wait()
+    first = home("tabs")
+    second = first.context.new_page()
+    second.goto(f"{session.url}/hub/home")
+    for page in (first, second):
+        card(page, "running")
+        button(page, "Restart").click()  # type: ignore[attr-defined]
+        expect(page.get_by_role("dialog", name="Restart the server?")).to_be_visible()
+    for page in (first, second):
+        page.get_by_role("button", name="Restart server").click()
+    outcomes = []
+    for page in (first, second):
+        expect(page.get_by_text("Done. The server has been restarted and answers.")).to_be_visible()
+        outcomes.append(page.locator('[data-role="outcome"]').first.get_attribute("data-request"))
+    assert outcomes[0] == outcomes[1]
+    pod = kube.pod("tabs")
+    assert pod is not None
+    assert pod["status"]["containerStatuses"][0]["restartCount"] == 1
+
+
+def test_what_an_administrator_asks_for_is_shown_to_the_user(home: Home, login: Login, kube: Kube) -> None:
+    session = login("watched")
+    session.start_and_wait()
+    page = home("watched")
+    card(page, "running")
+    admin = login("admin")
+    assert admin.restart(user="watched").status == 202
+    expect(page.get_by_text("Asked by admin.")).to_be_visible()
+    expect(page.get_by_text("Done. The server has been restarted and answers.")).to_be_visible()
+
+
+def test_somebody_logged_out_is_told_so(home: Home) -> None:
+    page = home("gone")
+    card(page, "stopped")
+    page.context.clear_cookies()
+    card(page, "logged-out")
+    expect(page.get_by_text("You are logged out.").last).to_be_visible()
+    expect(button(page, "Manage volumes")).to_be_disabled()  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_home_page_has_no_violation(home: Home, scheme: str) -> None:
+    page = home("axe")
+    page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+    page.reload()
+    card(page, "stopped")
+    assert violations(page) == []
