@@ -6,6 +6,7 @@ Uses the client that KubeSpawner shares in this process; every call is bounded b
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -50,10 +51,8 @@ async def _bounded(call: Any) -> Any:
 
 
 def _message(error: ApiException) -> str:
-    import json
-
     try:
-        return str(json.loads(error.body)["message"])
+        return str(json.loads(error.body or b"")["message"])
     except (TypeError, ValueError, KeyError):
         return str(error.reason)
 

@@ -11,15 +11,16 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import tornado.web as web
 from jupyterhub.apihandlers.base import APIHandler
 from jupyterhub.scopes import needs_scope
 from steward_api import names
 from steward_api.phases import SENTENCES, Reason, RequesterKind, Strategy
 from steward_api.requests import HUB_TTL_SECONDS, is_finished, requester, server_restart, volume_reset
 from steward_api.volumes import Volume
-from tornado import web
 
 from . import scopes
 from .cluster import ClusterAway, ClusterRefused, OperatorWatch, Requests, claims_of
@@ -27,6 +28,8 @@ from .states import Button, Card, Facts, derive
 
 MOST_REQUESTS_A_MINUTE = 20
 LONGEST_REASON = 256
+#: The kubelet reports a new instance ready about a second after it answers.
+PROBE_LAG = timedelta(seconds=15)
 
 
 @dataclass
@@ -92,12 +95,11 @@ class StewardHandler(APIHandler):
 
     async def facts(self, spawner: Any, requests: list[dict[str, Any]]) -> Facts:
         status = spawner.notebook_status() if hasattr(spawner, "notebook_status") else None
-        answers = bool(status and status.get("ready")) if status is not None else True
         active = next((r for r in requests if not is_finished(r)), None)
         return Facts(
             is_ready=bool(spawner.ready),
             pending=spawner.pending or "",
-            container_answers=answers,
+            container_answers=status is None or _answers(status),
             active=active,
             operator_away=await self.steward.operator.away(),
             actions_off=self.steward.actions_off,
@@ -145,6 +147,14 @@ class StewardHandler(APIHandler):
     def answer(self, status: int, data: Mapping[str, Any]) -> None:
         self.set_status(status)
         self.write(json.dumps(data))
+
+
+def _answers(status: Mapping[str, Any]) -> bool:
+    """Whether the kubelet takes the container for ready; a young instance is given the time to be probed."""
+    running = (status.get("state") or {}).get("running")
+    if status.get("ready") or not running or not running.get("startedAt"):
+        return bool(status.get("ready"))
+    return datetime.now(UTC) - datetime.fromisoformat(running["startedAt"]) < PROBE_LAG
 
 
 def _same_action(active: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
@@ -331,8 +341,10 @@ class CancelHandler(StewardHandler):
         self.target(user_name, "")
         kind = next((k for k in names.PLURALS if name.startswith(f"{k.lower()}-")), None)
         try:
-            found = await self.steward.requests.get(kind, name) if kind else None
-            if found is None or found["spec"]["user"] != user_name:
+            if kind is None:
+                raise web.HTTPError(404, "No such request.")
+            found = await self.steward.requests.get(kind, name)
+            if found["spec"]["user"] != user_name:
                 raise web.HTTPError(404, "No such request.")
             needed = scopes.RESTART if kind == names.SERVER_RESTART else scopes.RESET
             over = "admin:servers" if kind == names.SERVER_RESTART else "admin:users"

@@ -34,6 +34,8 @@ class StewardMixin(Configurable):
     """Composed before a KubeSpawner class by `wiring.compose`."""
 
     steward_volumes: Mapping[str, Volume] = {}
+    # KubeSpawner's own: whether the remembered name of the home claim is settled.
+    _pvc_exists: bool
 
     startup_probe = Dict(
         {"periodSeconds": 1, "failureThreshold": 300, "timeoutSeconds": 3},
@@ -122,9 +124,17 @@ class StewardMixin(Configurable):
         try:
             locks = locked_claims(await Requests(self.namespace).locks())
         except ClusterRefused as refused:
-            # Without the CRDs, or the right to read them, nothing of ours can lock a claim: say so and go on.
-            self.log.warning("Volume locks cannot be read, going on without: %s", refused.message)
-            return
+            if refused.status == 404:
+                # Without the CRDs nothing of ours can lock a claim.
+                self.log.warning("Volume locks are not known here: %s", refused.message)
+                return
+            raise SpawnException(
+                "The hub may not see whether a volume is being reset, so it does not start the server. "
+                "Tell an administrator: the hub's Role is not complete.",
+                reason="locks-forbidden",
+                log_message=refused.message,
+                status_code=409,
+            ) from refused
         except ClusterAway as away:
             raise SpawnException(
                 "The cluster does not answer at the moment. Try again shortly.",
@@ -270,7 +280,7 @@ class StewardMixin(Configurable):
                     f"Your volume '{volume.title}' could not be created: the cluster refused it. "
                     "Tell an administrator.",
                     reason="volume-create",
-                    log_message=f"claim {name}: {error.body}",
+                    log_message=f"claim {name}: {error.body!r}",
                     status_code=409,
                 ) from error
 
