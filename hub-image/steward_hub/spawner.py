@@ -30,6 +30,17 @@ LONGEST_BACK_OFF = timedelta(seconds=330)
 DEFAULT_CPU_REQUEST = "50m"
 
 
+class Refused(SpawnException):
+    """A start that is refused, with a sentence for the user.
+
+    JupyterHub's spawn-pending page shows only messages under this attribute's name (``utils.format_exception``).
+    """
+
+    def __init__(self, message: str, **more: Any) -> None:
+        super().__init__(message, **more)
+        self.jupyterhub_message = message
+
+
 class StewardMixin(Configurable):
     """Composed before a KubeSpawner class by `wiring.compose`."""
 
@@ -128,7 +139,7 @@ class StewardMixin(Configurable):
                 # Without the CRDs nothing of ours can lock a claim.
                 self.log.warning("Volume locks are not known here: %s", refused.message)
                 return
-            raise SpawnException(
+            raise Refused(
                 "The hub may not see whether a volume is being reset, so it does not start the server. "
                 "Tell an administrator: the hub's Role is not complete.",
                 reason="locks-forbidden",
@@ -136,14 +147,14 @@ class StewardMixin(Configurable):
                 status_code=409,
             ) from refused
         except ClusterAway as away:
-            raise SpawnException(
+            raise Refused(
                 "The cluster does not answer at the moment. Try again shortly.",
                 reason="cluster-away",
                 log_message=str(away),
                 status_code=503,
             ) from away
         for claim in sorted(claims & locks.keys()):
-            raise SpawnException(
+            raise Refused(
                 f"A volume of this server is being reset ({locks[claim]}). Wait until that is done, then start again.",
                 reason="volume-reset",
                 status_code=409,
@@ -202,7 +213,7 @@ class StewardMixin(Configurable):
             return
         others = [c.metadata.name for c in await self._my_claims() if _kind(c) == names.HOME]
         if others:
-            raise SpawnException(
+            raise Refused(
                 f"You already have a home volume under another name ({', '.join(sorted(others))}). "
                 "An administrator has to decide which one to use, so that no files seem lost.",
                 reason="other-home",
@@ -241,7 +252,7 @@ class StewardMixin(Configurable):
             if claim is None:
                 await self._create_claim(volume, name)
             elif claim.metadata.deletion_timestamp:
-                raise SpawnException(
+                raise Refused(
                     f"Your volume '{volume.title}' is being removed from the cluster and is not gone yet. "
                     "Wait a moment, then start again; it will be new and empty.",
                     reason="volume-terminating",
@@ -276,7 +287,7 @@ class StewardMixin(Configurable):
             await self.api.create_namespaced_persistent_volume_claim(self.namespace, manifest)
         except ApiException as error:
             if error.status != 409:
-                raise SpawnException(
+                raise Refused(
                     f"Your volume '{volume.title}' could not be created: the cluster refused it. "
                     "Tell an administrator.",
                     reason="volume-create",
