@@ -263,7 +263,8 @@ def _restart_status() -> dict[str, Schema]:
     return {
         **_common_status(RESTART_PHASES),
         "mechanism": {"type": "string", "enum": ["InPlace", "Recreate"]},
-        "step": {"type": "string", "enum": ["Resizing", "Reverting", "Stopping", "Starting"]},
+        "step": {"type": "string", "enum": ["Resizing", "Reverting", "Stopping", "Starting", "Awaiting"]},
+        "stepTime": time("When the step began."),
         "podName": text("The server's pod.", 253),
         "podUID": text("UID of the pod when the request was first looked at.", UID_LENGTH),
         "newPodUID": text("UID of the pod that took its place, where it was recreated.", UID_LENGTH),

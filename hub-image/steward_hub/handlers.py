@@ -95,7 +95,7 @@ class StewardHandler(APIHandler):
 
     async def facts(self, spawner: Any, requests: list[dict[str, Any]]) -> Facts:
         status = spawner.notebook_status() if hasattr(spawner, "notebook_status") else None
-        active = next((r for r in requests if not is_finished(r)), None)
+        active = _active(requests)
         return Facts(
             is_ready=bool(spawner.ready),
             pending=spawner.pending or "",
@@ -112,6 +112,8 @@ class StewardHandler(APIHandler):
             return derive(await self.facts(spawner, requests)), requests
         except ClusterAway as away:
             raise web.HTTPError(503, "The cluster does not answer at the moment. Try again shortly.") from away
+        except ClusterRefused as refused:
+            raise web.HTTPError(503, _not_set_up(refused)) from refused
 
     async def of_server(self, user_name: str, server_name: str) -> list[dict[str, Any]]:
         requests = await self.steward.requests.of_user(user_name)
@@ -122,7 +124,7 @@ class StewardHandler(APIHandler):
         async with self.steward.locks[f"{user.name}/{spawner.name}"]:
             card, requests = await self.look(user, spawner)
             manifest = await manifest_of()
-            active = next((r for r in requests if not is_finished(r)), None)
+            active = _active(requests)
             if active is not None:
                 if _same_action(active, manifest):
                     self.answer(202, {"request": summary(active), "joined": True})
@@ -149,12 +151,24 @@ class StewardHandler(APIHandler):
         self.write(json.dumps(data))
 
 
+def _not_set_up(refused: ClusterRefused) -> str:
+    return f"Restarts and resets are not set up completely on this hub; tell an administrator ({refused.message})."
+
+
 def _answers(status: Mapping[str, Any]) -> bool:
     """Whether the kubelet takes the container for ready; a young instance is given the time to be probed."""
     running = (status.get("state") or {}).get("running")
     if status.get("ready") or not running or not running.get("startedAt"):
         return bool(status.get("ready"))
     return datetime.now(UTC) - datetime.fromisoformat(running["startedAt"]) < PROBE_LAG
+
+
+def _active(requests: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """The request that is at work. One that waits for a later day keeps nobody from anything until then."""
+    for request in requests:
+        if not is_finished(request) and (request.get("status") or {}).get("reason") != Reason.SCHEDULED:
+            return request
+    return None
 
 
 def _same_action(active: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
@@ -207,7 +221,11 @@ class StateHandler(StewardHandler):
         except ClusterAway:
             away = Facts(is_ready=bool(spawner.ready), pending=spawner.pending or "", cluster_answers=False)
             card = derive(away)
-        active = next((r for r in requests if not is_finished(r)), None)
+        except ClusterRefused as refused:
+            # Servers can be used all the same; only what needs requests cannot.
+            off = Facts(bool(spawner.ready), spawner.pending or "", actions_off=_not_set_up(refused))
+            card = derive(off)
+        active = _active(requests)
         last = next((r for r in requests if is_finished(r)), None)
         self.answer(
             200,

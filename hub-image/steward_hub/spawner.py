@@ -251,7 +251,19 @@ class StewardMixin(Configurable):
             claim = await self._read_claim(name)
             if claim is None:
                 await self._create_claim(volume, name)
-            elif claim.metadata.deletion_timestamp:
+                claim = await self._read_claim(name)
+            owner = ((claim and claim.metadata.annotations) or {}).get(names.USERNAME, self.user.name)
+            if owner != self.user.name:
+                raise Refused(
+                    f"Your volume '{volume.title}' would have the name of a volume that belongs to somebody else. "
+                    "Tell an administrator.",
+                    reason="foreign-volume",
+                    log_message=f"claim {name} belongs to {owner}",
+                    status_code=409,
+                )
+            if claim is None:
+                continue
+            if claim.metadata.deletion_timestamp:
                 raise Refused(
                     f"Your volume '{volume.title}' is being removed from the cluster and is not gone yet. "
                     "Wait a moment, then start again; it will be new and empty.",
@@ -297,7 +309,12 @@ class StewardMixin(Configurable):
 
     async def delete_forever(self) -> None:
         """A removed user's claims, those the table says go with him. Named servers take only their own."""
-        kinds = {kind for kind, volume in self.steward_volumes.items() if volume.on_user_delete is OnUserDelete.DELETE}
+        kinds = {
+            kind
+            for kind, volume in self.steward_volumes.items()
+            # What all of a user's servers share does not go with one of them.
+            if volume.on_user_delete is OnUserDelete.DELETE and (volume.is_per_server or not self.name)
+        }
         for claim in await self._my_claims():
             if _kind(claim) in kinds:
                 self.log.info("Deleting claim %s of removed server", claim.metadata.name)

@@ -61,8 +61,8 @@ def home(context: BrowserContext, target: Target, secrets: dict[str, str]) -> Ca
     def open_home(user: str) -> Page:
         page = context.new_page()
         page.goto(f"{target.url}/hub/login")
-        page.get_by_label("Username:").fill(user)
-        page.get_by_label("Password:", exact=True).fill(secrets.get(user, secrets["*"]))
+        page.get_by_label("User name").fill(user)
+        page.get_by_label("Password").fill(secrets.get(user, secrets["*"]))
         page.get_by_role("button", name="Sign in").click()
         page.wait_for_url("**/hub/**")
         page.goto(f"{target.url}/hub/home")

@@ -246,6 +246,17 @@ def test_a_duplicate_made_before_the_new_claim_ends_without_a_second_reset() -> 
     assert ended(plan_reset(world(reset(), new)), Phase.SUCCEEDED) == Reason.RESET
 
 
+def test_a_reset_for_a_later_day_is_not_done_by_an_earlier_one() -> None:
+    due = NOW + timedelta(days=4)
+    earlier = claim(uid="workspace-2", annotations={names.RESET_BY: "uid-first"}, created=NOW + timedelta(days=2))
+    step = plan_reset(world(reset(notBefore=stamp(due)), earlier, now=due))
+    assert ended(step, Phase.PREPARING) == Reason.IN_PROGRESS
+
+
+def test_nothing_is_deleted_while_the_finalizer_is_off() -> None:
+    assert isinstance(plan_reset(world(with_status(deleting()), claim())), AddFinalizer)
+
+
 @pytest.mark.parametrize("key", ["argocd.argoproj.io/instance", "velero.io/restore-name"])
 def test_what_a_tool_applies_again_does_not_erase_again(key: str) -> None:
     req = reset()

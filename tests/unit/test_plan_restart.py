@@ -182,11 +182,72 @@ def test_recreate_stops_waits_and_starts_through_the_hub() -> None:
 
 
 def test_a_start_that_the_hub_keeps_refusing_ends_with_the_hubs_words() -> None:
-    late = world(recreating("Starting"), claim(), answers={"start": Refusal(429, "too many servers")},
-                 now=NOW + timedelta(seconds=61))  # fmt: skip
+    answers = {"start": Refusal(429, "too many servers")}
+    soon = world(recreating("Starting"), claim(), answers=answers, now=NOW + timedelta(seconds=100))
+    assert isinstance(plan_restart(soon), Wait)
+    late = world(recreating("Starting"), claim(), answers=answers, now=NOW + timedelta(seconds=121))
     status = status_of(plan_restart(late))
     assert status["reason"] == Reason.START_FAILED
     assert "too many servers" in status["message"]
+
+
+def test_a_start_that_the_hub_took_is_not_asked_for_again() -> None:
+    """Each failed start counts towards the hub's own end; one user's restart must not bring it down."""
+    taken = status_of(plan_restart(world(recreating("Starting"), claim(), answers={"start": None})))
+    assert taken["step"] == "Awaiting"
+    req = with_status(recreating(), step="Awaiting", stepTime="2026-11-21T12:00:00Z")
+    assert isinstance(plan_restart(world(req, claim(), now=NOW + timedelta(seconds=30))), Wait)
+    end = status_of(plan_restart(world(req, claim(), now=NOW + timedelta(seconds=61))))
+    assert (end["phase"], end["reason"]) == (Phase.FAILED, Reason.START_FAILED)
+
+
+def test_a_slow_stop_does_not_shorten_the_start() -> None:
+    req = with_status(recreating("Starting"), stepTime="2026-11-21T12:05:00Z")
+    refused = {"start": Refusal(400, "ann is pending stop")}
+    assert isinstance(plan_restart(world(req, claim(), answers=refused, now=NOW + timedelta(minutes=6))), Wait)
+
+
+@pytest.mark.parametrize(
+    "of_pod",
+    [
+        # What the API server adds to what was asked for: a LimitRange's defaults, a limit's request.
+        {"requests": {"cpu": "50m"}, "present": {"requests": {"cpu": "50m", "memory": "1Gi"}, "limits": {"cpu": "2"}}},
+        {"requests": {"cpu": 0.7}, "present": {"requests": {"cpu": "700m"}}},
+        {"requests": {"cpu": 1.9}, "present": {"requests": {"cpu": "1900m"}}},
+    ],
+)
+def test_what_the_api_server_made_of_the_resources_is_not_taken_for_a_step(of_pod: dict[str, Any]) -> None:
+    asked = round(bounce.quantity(of_pod["requests"]["cpu"]) * 1000)
+    (down, up) = [step["requests"]["cpu"] for step in bounce.candidates(pod(**of_pod))]
+    assert (down, up) == (f"{asked - 1}m", f"{asked + 1}m")
+
+
+def test_limits_alone_are_stepped_with_their_requests() -> None:
+    limits = {"cpu": "1", "memory": "1Gi"}
+    both = {"requests": limits, "limits": limits}
+    step = bounce.candidates(pod(requests={}, limits=limits, present=both, qos="Guaranteed"))[0]
+    assert step["limits"] == step["requests"] != limits
+
+
+def test_a_change_that_the_cluster_takes_and_does_not_make_is_not_sent_for_ever() -> None:
+    req = begun()
+    first = plan_restart(world(req, pod()))
+    assert isinstance(first, ResizePod)
+    assert not isinstance(plan_restart(world(req, pod(), answers={first.key: None})), ResizePod)
+
+
+def test_a_lab_that_ignores_its_signal_is_given_its_whole_grace_period() -> None:
+    req = begun()
+    hung = pod(present=req.status["resources"])
+    assert isinstance(plan_restart(world(req, hung, now=NOW + timedelta(seconds=44))), Wait)
+    assert status_of(plan_restart(world(req, hung, now=NOW + timedelta(seconds=46))))["step"] == "Reverting"
+
+
+def test_nothing_hinders_a_restart_for_ever() -> None:
+    req = with_status(begun(), step="Reverting", resources={"requests": {"cpu": "50m"}})
+    pending = [{"type": "PodResizePending", "status": "True", "reason": "Deferred"}]
+    end = status_of(plan_restart(world(req, pod(conditions=pending), now=NOW + timedelta(seconds=331))))
+    assert (end["phase"], end["reason"]) == (Phase.FAILED, Reason.TIMED_OUT)
 
 
 @pytest.mark.parametrize("objects", [[claim()], [pod(deleting=True)], [pod(container="", phase="Pending")]])

@@ -134,10 +134,14 @@
       if (!active) {
         return;
       }
-      const who = active.requestedBy && active.requestedBy.name !== this.user ? " Asked by " + active.requestedBy.name + "." : "";
-      this.part("progress-text").textContent = active.message + who;
+      this.part("progress-text").textContent = active.message + this.askedBySomebodyElse(active, " Asked by ");
       this.element.querySelector('[data-action="cancel"]').hidden = !active.cancellable;
       say(active.message);
+    }
+
+    askedBySomebodyElse(request, words) {
+      const by = request.requestedBy;
+      return by && by.name !== this.user ? words + by.name : "";
     }
 
     drawOutcome(request) {
@@ -156,7 +160,8 @@
       when.textContent =
         (request.kind === "ServerRestart" ? "Restart" : "Reset of " + join(request.volumes)) +
         ", " +
-        new Date(request.completedAt || request.createdAt).toLocaleString();
+        new Date(request.completedAt || request.createdAt).toLocaleString() +
+        this.askedBySomebodyElse(request, ", asked by ");
       box.className = "mt-3 alert mb-0 " + (good ? "alert-success" : neutral ? "alert-secondary" : "alert-danger");
       box.replaceChildren(words, when);
       if (request.lastWords) {

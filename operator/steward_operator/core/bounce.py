@@ -55,35 +55,49 @@ def candidates(pod: Pod) -> list[Resources]:
     if container is None or original is None:
         return []
     present = _sized(container.resources)
-    stepped = _steps(original, guaranteed=(pod.status.get("qosClass") == "Guaranteed"))
-    if _differs(present, _sized(original)):
-        return [_sized(original)]
-    return [step for step in stepped if _differs(step, present)]
-
-
-def _steps(original: Mapping[str, Any], *, guaranteed: bool) -> list[Resources]:
-    """The original one step down and, should that be refused, one step up."""
+    # The API server adds defaults to what the spawner asked for; only what was asked for is compared and changed.
     base = _sized(original)
-    limits, requests = base.get("limits") or {}, base.get("requests") or {}
+    if not is_applied(container, base):
+        return [base]
+    return [step for step in _steps(_filled(base), guaranteed=_is_guaranteed(pod)) if _differs(step, present)]
+
+
+def _is_guaranteed(pod: Pod) -> bool:
+    return pod.status.get("qosClass") == "Guaranteed"
+
+
+def _filled(resources: Resources) -> Resources:
+    """Requests that are not given are the limits (the API server's defaulting of pods)."""
+    requests = {**(resources.get("limits") or {}), **(resources.get("requests") or {})}
+    return {**resources, "requests": requests}
+
+
+def _steps(base: Resources, *, guaranteed: bool) -> list[Resources]:
+    """The original one step down and, should that be refused, one step up."""
+    limits, requests = base.get("limits") or {}, base["requests"]
     found = []
     for sign in (-1, 1):
         changed = copy.deepcopy(base)
         if guaranteed and "memory" in limits:
             amount = f"{int(quantity(limits['memory']) + sign * MEMORY_STEP)}"
             changed["limits"]["memory"] = changed["requests"]["memory"] = amount
-        elif "cpu" in limits and limits["cpu"] != requests.get("cpu"):
+        elif guaranteed and "cpu" in limits:
+            changed["limits"]["cpu"] = changed["requests"]["cpu"] = _millis(limits["cpu"], sign)
+        elif "cpu" in limits and quantity(limits["cpu"]) > quantity(requests["cpu"]):
             if sign < 0 and quantity(limits["cpu"]) <= SMALLEST_CPU_LIMIT:
                 continue
             changed["limits"]["cpu"] = _millis(limits["cpu"], sign)
-        elif "cpu" in requests and "cpu" not in limits:
+        elif "cpu" in limits:
+            # Request and limit are the same: only the limit can move away from the other, and only up.
+            changed["limits"]["cpu"] = _millis(limits["cpu"], 1)
+        elif "cpu" in requests:
             if sign < 0 and quantity(requests["cpu"]) <= SMALLEST_CPU_REQUEST:
                 continue
             changed["requests"]["cpu"] = _millis(requests["cpu"], sign)
-        elif "cpu" in limits:
-            changed["limits"]["cpu"] = changed["requests"]["cpu"] = _millis(limits["cpu"], sign)
         else:
             continue
-        found.append(changed)
+        if changed not in found:
+            found.append(changed)
     return found
 
 
@@ -100,16 +114,23 @@ def _sized(resources: Mapping[str, Any]) -> Resources:
     }
 
 
-def _differs(left: Mapping[str, Any], right: Mapping[str, Any]) -> bool:
-    def numbers(resources: Mapping[str, Any]) -> dict[tuple[str, str], float]:
-        return {(part, name): quantity(value) for part, values in resources.items() for name, value in values.items()}
+def _amounts(resources: Mapping[str, Any]) -> dict[tuple[str, str], int]:
+    """In thousandths, so that 0.7 and 700m are the same."""
+    return {
+        (part, name): round(quantity(value) * 1000)
+        for part, values in resources.items()
+        for name, value in values.items()
+    }
 
-    return numbers(left) != numbers(right)
+
+def _differs(left: Mapping[str, Any], right: Mapping[str, Any]) -> bool:
+    return _amounts(left) != _amounts(right)
 
 
 def is_applied(container: Container, planned: Mapping[str, Any]) -> bool:
-    """Whether the pod's spec already asks for the planned resources."""
-    return not _differs(_sized(container.resources), _sized(planned))
+    """Whether the pod's spec already asks for the planned resources; what the plan does not name does not count."""
+    present, wanted = _amounts(_sized(container.resources)), _amounts(_sized(planned))
+    return all(present.get(key) == amount for key, amount in wanted.items())
 
 
 def is_in_flight(pod: Pod) -> bool:

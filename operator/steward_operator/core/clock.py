@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 
 
 def parse_time(text: str | None) -> datetime | None:
-    """An RFC 3339 time with an offset, or None for nothing."""
-    return datetime.fromisoformat(text) if text else None
+    """An RFC 3339 time with an offset, or None for nothing. The letters may be lower case (RFC 3339, section 5.6)."""
+    return datetime.fromisoformat(text.upper()) if text else None
 
 
 def format_time(moment: datetime) -> str:

@@ -334,7 +334,7 @@ class Settings:
     restart_window: float = 600
     restarts_per_window: int = 3
     answer_timeout: float = 300
-    kill_timeout: float = 30
+    kill_timeout: float = 15
     stop_timeout: float = 120
     start_failure_timeout: float = 60
     stalled_after: float = 60

@@ -117,8 +117,12 @@ def _refuse_unsupported(world: World) -> Plan | None:
 
 
 def _was_reset_since(world: World, claim: Claim) -> bool:
-    """Whether the claim is one that another request made after this one was asked for."""
-    return bool(claim.reset_by) and claim.reset_by != world.request.uid and claim.created >= world.request.created
+    """Whether the claim is one that another request made after this one was due, and not the very one it means."""
+    request = world.request
+    expected = {row["uid"] for row in request.spec.get("expected") or ()}
+    if not claim.reset_by or claim.reset_by == request.uid or claim.uid in expected:
+        return False
+    return claim.created >= max(request.created, request.not_before or request.created)
 
 
 def _refuse_stale(world: World, found: list[Claim]) -> Plan | None:
@@ -191,7 +195,8 @@ def _delete(world: World) -> Plan:
         refused = claims.refuse_user_of(world, claim.name)
         answer = world.answers.get(step.key)
         if refused is None and answer is None:
-            return step
+            # The finalizer may have come off on the way to an end that is none any more.
+            return step if request.has_finalizer else AddFinalizer()
         reason, message = refused or (Reason.NOT_ALLOWED, answer.message if answer else "")
         record.update(outcome="Failed", reason=str(reason), message=message[:1024])
         if all(row["outcome"] == "Failed" for row in records):

@@ -22,6 +22,8 @@ from .steps import Done, Plan, ResizePod, StartServer, StopServer, Wait
 LOOK_AGAIN = timedelta(seconds=2)
 #: Two instances more than at the first look: ours, and one that came and went after it.
 CRASHED_AFTER = 2
+#: Kubernetes' own default of terminationGracePeriodSeconds.
+DEFAULT_GRACE = 30
 
 
 def plan_restart(world: World) -> Plan:
@@ -159,6 +161,7 @@ def _start_recreate(world: World, pod: Pod, container: Container) -> Plan:
         "The server is being stopped and started again.",
         mechanism="Recreate",
         step="Stopping",
+        stepTime=format_time(world.now),
         waitingUntil=None,
         resources=None,
         **_observed(pod, container),
@@ -173,6 +176,8 @@ def _bounce(world: World) -> Plan:
     container = pod.notebook
     if container is None:
         return fail(world, Reason.SERVER_NOT_RUNNING)
+    if container.id == status["containerID"] and world.now >= _last_moment(world, pod):
+        return fail(world, Reason.TIMED_OUT, "The server was not restarted in time; it is as it was before.")
     if container.restart_count >= status["restartCount"] + CRASHED_AFTER or (
         container.id != status["containerID"] and container.state in ("terminated", "waiting")
     ):
@@ -188,26 +193,29 @@ def _kill(world: World, pod: Pod, container: Container) -> Plan:
     """The old instance is still there: send the resize, or see what became of it."""
     status = world.request.status
     planned = status["resources"]
+    step = ResizePod(pod.name, pod.uid, pod.resource_version, planned)
+    # What the API server took and did not apply would be sent for ever: that, too, is a refusal.
+    sent = step.key in world.answers
     if status.get("step") == "Reverting":
         if not bounce.is_applied(container, planned):
-            return ResizePod(pod.name, pod.uid, pod.resource_version, planned)
-        if bounce.pending_reason(pod):
+            if not sent:
+                return step
+        elif bounce.pending_reason(pod):
             return Wait("the resize is undone", world.now + LOOK_AGAIN)
-        return _not_in_place(
-            world, pod, container, Reason.IN_PLACE_NOT_POSSIBLE, "The node refused to resize the server."
-        )
+        told = "The node refused to resize the server."
+        return _not_in_place(world, pod, container, Reason.IN_PLACE_NOT_POSSIBLE, told)
     if bounce.is_applied(container, planned):
         if container.state != "running":
             # Killed, and the start refused for the moment: left alone, exit code 0 would be taken for the end.
             return _not_in_place(world, pod, container, Reason.TOO_MANY_RESTARTS, "")
-        overdue = world.now >= _began(world) + timedelta(seconds=world.settings.kill_timeout)
-        if bounce.pending_reason(pod) or overdue:
+        grace = float(pod.spec.get("terminationGracePeriodSeconds") or DEFAULT_GRACE)
+        overdue = world.now >= _began(world) + timedelta(seconds=grace + world.settings.kill_timeout)
+        if bounce.pending_reason(pod) or (overdue and not pod.condition("PodResizeInProgress")):
             return _revert(world, pod, container)
         return Wait("the kubelet restarts the container", world.now + LOOK_AGAIN)
-    step = ResizePod(pod.name, pod.uid, pod.resource_version, planned)
-    refused = world.answers.get(step.key)
-    if refused is None:
+    if not sent:
         return step
+    refused = world.answers[step.key]
     others = [c for c in bounce.candidates(pod) if c != planned]
     untried = [c for c in others if ResizePod(pod.name, pod.uid, "", c).key not in world.answers]
     if untried:
@@ -215,7 +223,13 @@ def _kill(world: World, pod: Pod, container: Container) -> Plan:
             world, Phase.RESTARTING, Reason.IN_PROGRESS, "The server is being restarted in place.",
             resources=untried[0],
         )  # fmt: skip
-    return _not_in_place(world, pod, container, Reason.IN_PLACE_NOT_POSSIBLE, f"{_cannot} {refused.message}")
+    return _not_in_place(
+        world,
+        pod,
+        container,
+        Reason.IN_PLACE_NOT_POSSIBLE,
+        f"{_cannot} {refused.message if refused else 'the cluster did not take the change'}.",
+    )
 
 
 def _revert(world: World, pod: Pod, container: Container) -> Plan:
@@ -260,35 +274,28 @@ def _began(world: World) -> datetime:
     return parse_time(world.request.status.get("startTime")) or world.now
 
 
+def _last_moment(world: World, pod: Pod) -> datetime:
+    """Whatever hinders a restart in place, it is not waited for longer than this."""
+    grace = float(pod.spec.get("terminationGracePeriodSeconds") or DEFAULT_GRACE)
+    return _began(world) + timedelta(seconds=grace + world.settings.answer_timeout)
+
+
+def _step_began(world: World) -> datetime:
+    return parse_time(world.request.status.get("stepTime")) or _began(world)
+
+
 def _await_answer(world: World) -> Plan:
-    limit = _began(world) + timedelta(seconds=world.settings.answer_timeout)
+    limit = _step_began(world) + timedelta(seconds=world.settings.answer_timeout)
     if world.now >= limit:
         return fail(world, Reason.TIMED_OUT)
     return Wait("the server answers", min(limit, world.now + LOOK_AGAIN))
 
 
 def _recreate(world: World) -> Plan:
-    status, request = world.request.status, world.request
-    old = next((pod for pod in world.pods if pod.uid == status["podUID"]), None)
+    status = world.request.status
     present = server_pod(world)
     if status.get("step") == "Stopping":
-        if old is None:
-            return write_status(
-                world, Phase.RESTARTING, Reason.IN_PROGRESS, "The server has stopped and is being started.",
-                step="Starting",
-            )  # fmt: skip
-        if not old.is_deleting:
-            stop = StopServer(request.user, request.server)
-            if stop.key not in world.answers:
-                return stop
-            if (refused := world.answers[stop.key]) and world.now >= _began(world) + timedelta(
-                seconds=world.settings.start_failure_timeout
-            ):
-                told = f"The hub did not stop the server: {refused.message}"
-                return fail(world, Reason.START_FAILED, f"{told} It is still running.")
-        if world.now >= _began(world) + timedelta(seconds=world.settings.stop_timeout):
-            return fail(world, Reason.TIMED_OUT, "The server did not stop in time. Its pod is still there.")
-        return Wait("the pod goes", world.now + LOOK_AGAIN)
+        return _await_stop(world)
     if present and present.uid != status["podUID"]:
         container = present.notebook
         if container and _answers(world, present, container):
@@ -296,12 +303,45 @@ def _recreate(world: World) -> Plan:
         if container and container.restart_count >= CRASHED_AFTER:
             return _crashed(world, container)
         return _await_answer(world)
-    start = StartServer(request.user, request.server)
+    return _start(world)
+
+
+def _await_stop(world: World) -> Plan:
+    """The hub stops the server; its pod has to be gone before it is started again."""
+    old = next((pod for pod in world.pods if pod.uid == world.request.status["podUID"]), None)
+    if old is None:
+        return _next_step(world, "Starting", "The server has stopped and is being started.")
+    waited = (world.now - _step_began(world)).total_seconds()
+    if not old.is_deleting:
+        stop = StopServer(world.request.user, world.request.server)
+        if stop.key not in world.answers:
+            return stop
+        if (refused := world.answers[stop.key]) and waited >= world.settings.start_failure_timeout:
+            told = f"The hub did not stop the server: {refused.message} It is still running."
+            return fail(world, Reason.START_FAILED, told)
+    if waited >= world.settings.stop_timeout:
+        return fail(world, Reason.TIMED_OUT, "The server did not stop in time. Its pod is still there.")
+    return Wait("the pod goes", world.now + LOOK_AGAIN)
+
+
+def _start(world: World) -> Plan:
+    """Asked for until the hub has taken it, and then no more: a start that fails must not be tried again and again."""
+    waited = (world.now - _step_began(world)).total_seconds()
+    if world.request.status.get("step") == "Awaiting":
+        if waited >= world.settings.start_failure_timeout:
+            return fail(world, Reason.START_FAILED)
+        return Wait("the pod comes", world.now + LOOK_AGAIN)
+    start = StartServer(world.request.user, world.request.server)
     if start.key not in world.answers:
         return start
     refused = world.answers[start.key]
-    if refused and world.now >= _began(world) + timedelta(seconds=world.settings.start_failure_timeout):
-        return fail(
-            world, Reason.START_FAILED, f"The server was stopped, and the hub did not start it: {refused.message}"
-        )
-    return _await_answer(world)
+    if refused is None:
+        return _next_step(world, "Awaiting", "The server is starting.")
+    if waited >= world.settings.stop_timeout:
+        told = f"The server was stopped, and the hub did not start it: {refused.message}"
+        return fail(world, Reason.START_FAILED, told)
+    return Wait("the hub takes the start", world.now + LOOK_AGAIN)
+
+
+def _next_step(world: World, step: str, told: str) -> Plan:
+    return write_status(world, Phase.RESTARTING, Reason.IN_PROGRESS, told, step=step, stepTime=format_time(world.now))

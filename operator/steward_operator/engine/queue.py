@@ -99,4 +99,4 @@ class KeyedQueue(Generic[K]):
     def _back_off(self, key: K) -> float:
         failures = self._failures.get(key, 0)
         self._failures[key] = failures + 1
-        return float(min(FIRST_BACK_OFF * 2**failures, LONGEST_BACK_OFF) * self._random.uniform(0.5, 1.0))
+        return float(min(FIRST_BACK_OFF * 2 ** min(failures, 16), LONGEST_BACK_OFF) * self._random.uniform(0.5, 1.0))
