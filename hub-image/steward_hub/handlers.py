@@ -245,7 +245,7 @@ class StateHandler(StewardHandler):
     async def volumes(self, user: Any, spawner: Any) -> list[dict[str, Any]]:
         claims = await claims_of(self.steward.namespace, user.name)
         rows = []
-        for kind, volume in self.steward.table.items():
+        for kind, volume in sorted(self.steward.table.items(), key=lambda row: (row[0] != names.HOME, row[0])):
             claim = _claim(claims, volume, spawner.name)
             capacity = volume.capacity
             if claim is not None:

@@ -88,7 +88,7 @@ TABLE: dict[State, Row] = {
     State.STOPPING: Row("Stopping", "Your server is stopping.", "Wait until it has stopped.", frozenset()),
     State.RESTARTING: Row(
         "Restarting",
-        "Your server is being restarted. Files are kept; running notebooks and terminals end.",
+        "Your server is being restarted. Your volumes are kept; running notebooks and terminals end.",
         "Wait until it answers.",
         frozenset(),
     ),

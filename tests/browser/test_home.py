@@ -62,7 +62,7 @@ def test_a_notebook_survives_a_restart_in_the_browser(home: Home, login: Login, 
     button(page, "Restart").click()
     dialog = page.get_by_role("dialog", name="Restart the server?")
     expect(dialog).to_be_visible()
-    expect(dialog).to_contain_text("All files stay")
+    expect(dialog).to_contain_text("Everything in your volumes stays")
     assert violations(page) == []
     picture(page, "dialog-restart")
     dialog.get_by_role("button", name="Restart server").click()
@@ -98,7 +98,7 @@ def test_a_volume_is_reset_by_the_dialog(home: Home, login: Login, kube: Kube) -
     expect(dialog.get_by_role("button", name="Erase")).to_be_disabled()
     dialog.get_by_label("Workspace (2Gi)").check()
     expect(dialog).to_contain_text("This erases bob's workspace (2Gi). ")
-    expect(dialog).to_contain_text("Cache and models and Home stay.")
+    expect(dialog).to_contain_text("Home and Cache and models stay.")
     expect(dialog).to_contain_text("There is no backup. This cannot be undone.")
     assert violations(page) == []
     picture(page, "dialog-volumes")

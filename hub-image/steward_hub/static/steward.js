@@ -277,7 +277,7 @@
 
   class RestartDialog extends Dialog {
     prepare() {
-      this.part("what").textContent = "This restarts the " + this.card.label.replace(/^Server/, "server") + " in place.";
+      this.part("what").textContent = "This restarts the " + this.card.label.replace(/^Server/, "server") + ".";
     }
 
     go() {
