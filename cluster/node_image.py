@@ -14,7 +14,8 @@ from . import cache, rootfs, tools
 from .shell import Problem, run, say, step, succeeds, wait_until
 
 NODE_FILES = Path(__file__).parent / "node"
-PUBLIC = f"kindest/node:v{tools.KUBERNETES_VERSION}"
+#: The image that this version of kind is released with (pkg/apis/config/defaults/image.go).
+PUBLIC = "kindest/node:v1.37.0@sha256:a1ed56cfb0e7b93589bdf97c8cd566405a265939e3620fc4f5de89adff580ae5"
 PULL_SECONDS = 600
 PAUSE = "registry.k8s.io/pause:3.10.1"
 LOCAL_PATH = "rancher/local-path-provisioner"

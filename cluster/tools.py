@@ -127,39 +127,52 @@ def version(name: str) -> str:
     raise Problem(f"cluster/go/{spec.module}/go.mod does not name a version of {spec.package}")
 
 
+def _kubernetes_ldflags() -> str:
+    """Without these a program reports v0.0.0, and every version check against it fails."""
+    major, minor, _ = KUBERNETES_VERSION.split(".")
+    values = {
+        "gitVersion": f"v{KUBERNETES_VERSION}",
+        "gitMajor": major,
+        "gitMinor": minor,
+        "gitCommit": "0" * 40,
+        "gitTreeState": "clean",
+        "buildDate": "2026-01-01T00:00:00Z",
+    }
+    packages = ("k8s.io/component-base/version", "k8s.io/client-go/pkg/version")
+    return "-s -w " + " ".join(f"-X {package}.{key}={value}" for package in packages for key, value in values.items())
+
+
 def kubernetes() -> Path:
     """Directory with the Kubernetes programs and etcd, all from one set of modules."""
     module = GO_MODULES / "kubernetes"
 
     def build(scratch: Path) -> None:
         what = f"build Kubernetes {KUBERNETES_VERSION} and etcd"
-        with step(what, "no node image is used from a registry; about five minutes the first time"):
-            major, minor, _ = KUBERNETES_VERSION.split(".")
-            ldflags = "-s -w"
-            # Without these the server reports v0.0.0 and every version check against it fails.
-            for package in ("k8s.io/component-base/version", "k8s.io/client-go/pkg/version"):
-                for variable, value in {
-                    "gitVersion": f"v{KUBERNETES_VERSION}",
-                    "gitMajor": major,
-                    "gitMinor": minor,
-                    "gitCommit": "0" * 40,
-                    "gitTreeState": "clean",
-                    "buildDate": "2026-01-01T00:00:00Z",
-                }.items():
-                    ldflags += f" -X {package}.{variable}={value}"
+        with step(what, "for the node, or the tests' API server; about five minutes the first time"):
             packages = [f"k8s.io/kubernetes/cmd/{name}" for name in KUBERNETES]
-            _build(module, [*packages, "go.etcd.io/etcd/server/v3"], scratch / "", ldflags, "kubernetes")
+            _build(module, [*packages, "go.etcd.io/etcd/server/v3"], scratch, _kubernetes_ldflags(), "kubernetes")
             # etcd's package path ends in v3, so the linker names the program after the folder above it.
             (scratch / "server").rename(scratch / "etcd")
 
     return cache.entry("kubernetes", cache.fingerprint(module, KUBERNETES_VERSION), build)
 
 
+def kubectl() -> Path:
+    """kubectl alone: a machine that can pull its node image needs nothing else of Kubernetes."""
+    module = GO_MODULES / "kubernetes"
+
+    def build(scratch: Path) -> None:
+        with step(f"build kubectl {KUBERNETES_VERSION}", "from its Go module"):
+            _build(module, ["k8s.io/kubernetes/cmd/kubectl"], scratch / "kubectl", _kubernetes_ldflags(), "kubectl")
+
+    return cache.entry("kubectl", cache.fingerprint(module, KUBERNETES_VERSION, "kubectl"), build) / "kubectl"
+
+
 def bin_directory() -> Path:
     """One directory with kubectl, helm and kind, to be put on PATH."""
     target = cache.root() / "bin"
     target.mkdir(parents=True, exist_ok=True)
-    programs = {"kubectl": kubernetes() / "kubectl", "helm": program("helm"), "kind": program("kind")}
+    programs = {"kubectl": kubectl(), "helm": program("helm"), "kind": program("kind")}
     for name, path in programs.items():
         link = target / name
         if link.is_symlink() and os.readlink(link) == str(path):

@@ -12,6 +12,17 @@ from cluster import images, local
 from cluster.local import Target
 from tests.support.cluster import Kube, Session, wait_for
 
+#: JupyterHub's dummy authenticator, which takes any password, and names as they are typed.
+KEEPS_CASE = """
+from jupyterhub.authenticators.dummy import DummyAuthenticator
+
+class KeepsCase(DummyAuthenticator):
+    def normalize_username(self, username):
+        return username
+
+c.JupyterHub.authenticator_class = KeepsCase
+"""
+
 
 def test_helm_test_passes(target: Target) -> None:
     target.helm("test", target.release, "--namespace", target.namespace, "--timeout", "60s")
@@ -97,7 +108,7 @@ def test_uninstall_keeps_what_users_made_and_any_authenticator_works(
     assert "hub-db-dir" in kept
     assert kube.uids("keeper") == claims
     assert kube("get", "crd", "volumeresets.hubsteward.io")
-    dummy: dict[str, Any] = {"hub": {"config": {"JupyterHub": {"authenticator_class": "dummy"}}}}
+    dummy: dict[str, Any] = {"hub": {"extraConfig": {"login": KEEPS_CASE}}}
     file = local.cache.root() / "values-dummy.json"
     file.write_text(json.dumps(dummy))
     built = images.build_all()
@@ -111,6 +122,13 @@ def test_uninstall_keeps_what_users_made_and_any_authenticator_works(
         assert answer.status == 202, answer.text
         assert kube.finished("srestart", answer.json["request"]["name"])["status"]["phase"] == "Succeeded"
         session.stop_and_wait()
+        namesake = Session(target.url, "Keeper", "anything")
+        namesake.start_and_wait()
+        namesake.stop_and_wait()
+        answer = namesake.reset(["workspace", "cache"])
+        assert answer.status == 202, answer.text
+        assert kube.finished("vreset", answer.json["request"]["name"])["status"]["phase"] == "Succeeded"
+        assert kube.uids("keeper") == claims, "Keeper is somebody else here"
     finally:
         local.install(target, built)
     assert _password(kube) == password

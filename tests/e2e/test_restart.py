@@ -61,7 +61,9 @@ def test_A04_restart_keeps_files_pod_and_address(user: Session, login: Callable[
     assert after["metadata"]["uid"] == before["metadata"]["uid"]
     assert after["status"]["podIP"] == before["status"]["podIP"]
     assert after["spec"]["nodeName"] == before["spec"]["nodeName"]
-    assert after["status"]["containerStatuses"][0]["restartCount"] == 1
+    container = after["status"]["containerStatuses"][0]
+    assert container["restartCount"] == 1
+    assert container["lastState"]["terminated"]["exitCode"] == 0, "the lab ends in order on SIGTERM"
     assert exists(kube, user, "/home/jovyan/kept")
     assert not exists(kube, user, "/tmp/in-the-container"), "the container is a new one"
     untouched = kube.pod("neighbour")

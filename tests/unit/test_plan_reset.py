@@ -78,6 +78,14 @@ def test_a_prefix_of_a_name_selects_nothing_of_the_other() -> None:
     assert [row["uid"] for row in step.status["volumes"]] == ["x-1"]
 
 
+def test_where_case_is_kept_two_names_are_two_people() -> None:
+    both = (claim(), claim(user="Ann", name="workspace-ann---1a1cf792", uid="Ann-1"))
+    for user, uid in (("ann", "workspace-1"), ("Ann", "Ann-1")):
+        step = plan_reset(world(reset(user=user), *both))
+        assert isinstance(step, WriteStatus)
+        assert [row["uid"] for row in step.status["volumes"]] == [uid]
+
+
 def test_named_servers_have_claims_of_their_own() -> None:
     step = plan_reset(world(reset(server="gpu"), claim(), claim(server="gpu", uid="gpu-1")))
     assert isinstance(step, WriteStatus)
