@@ -31,13 +31,17 @@ def ensure() -> str:
     built = f"hub-steward/node:{_key()}"
     if rootfs.image_exists(built):
         return built
-    if rootfs.image_exists(PUBLIC):
+    # The public image's kubelet refuses cgroup v1.
+    modern = run(["docker", "info", "--format", "{{.CgroupVersion}}"]).strip() != "1"
+    if modern and rootfs.image_exists(PUBLIC):
         return PUBLIC
-    if succeeds(["docker", "manifest", "inspect", PUBLIC], timeout=20) and succeeds(
-        ["docker", "pull", "-q", PUBLIC], timeout=PULL_SECONDS
+    if (
+        modern
+        and succeeds(["docker", "manifest", "inspect", PUBLIC], timeout=20)
+        and succeeds(["docker", "pull", "-q", PUBLIC], timeout=PULL_SECONDS)
     ):
         return PUBLIC
-    say("==> build the node image here (no image registry answers)")
+    say("==> build the node image here (no image registry answers, or cgroup v1)")
     return _build(built)
 
 

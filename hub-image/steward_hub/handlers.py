@@ -11,25 +11,23 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import tornado.web as web
 from jupyterhub.apihandlers.base import APIHandler
 from jupyterhub.scopes import needs_scope
 from steward_api import names
-from steward_api.phases import SENTENCES, Reason, RequesterKind, Strategy
+from steward_api.phases import RequesterKind, Strategy
 from steward_api.requests import HUB_TTL_SECONDS, is_finished, requester, server_restart, volume_reset
 from steward_api.volumes import Volume
 
 from . import scopes
 from .cluster import ClusterAway, ClusterRefused, OperatorWatch, Requests, claims_of
 from .states import Button, Card, Facts, derive
+from .views import active_request, claim_of, container_answers, is_same_action, summary
 
 MOST_REQUESTS_A_MINUTE = 20
 LONGEST_REASON = 256
-#: The kubelet reports a new instance ready about a second after it answers.
-PROBE_LAG = timedelta(seconds=15)
 
 
 @dataclass
@@ -95,11 +93,11 @@ class StewardHandler(APIHandler):
 
     async def facts(self, spawner: Any, requests: list[dict[str, Any]]) -> Facts:
         status = spawner.notebook_status() if hasattr(spawner, "notebook_status") else None
-        active = _active(requests)
+        active = active_request(requests)
         return Facts(
             is_ready=bool(spawner.ready),
             pending=spawner.pending or "",
-            container_answers=status is None or _answers(status),
+            container_answers=status is None or container_answers(status),
             active=active,
             operator_away=await self.steward.operator.away(),
             actions_off=self.steward.actions_off,
@@ -124,9 +122,9 @@ class StewardHandler(APIHandler):
         async with self.steward.locks[f"{user.name}/{spawner.name}"]:
             card, requests = await self.look(user, spawner)
             manifest = await manifest_of()
-            active = _active(requests)
+            active = active_request(requests)
             if active is not None:
-                if _same_action(active, manifest):
+                if is_same_action(active, manifest):
                     self.answer(202, {"request": summary(active), "joined": True})
                     return
                 raise web.HTTPError(409, "Another request for this server is running. Wait until it is done.")
@@ -155,57 +153,6 @@ def _not_set_up(refused: ClusterRefused) -> str:
     return f"Restarts and resets are not set up completely on this hub; tell an administrator ({refused.message})."
 
 
-def _answers(status: Mapping[str, Any]) -> bool:
-    """Whether the kubelet takes the container for ready; a young instance is given the time to be probed."""
-    running = (status.get("state") or {}).get("running")
-    if status.get("ready") or not running or not running.get("startedAt"):
-        return bool(status.get("ready"))
-    return datetime.now(UTC) - datetime.fromisoformat(running["startedAt"]) < PROBE_LAG
-
-
-def _active(requests: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """The request that is at work. One that waits for a later day keeps nobody from anything until then."""
-    for request in requests:
-        if not is_finished(request) and (request.get("status") or {}).get("reason") != Reason.SCHEDULED:
-            return request
-    return None
-
-
-def _same_action(active: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
-    if active["kind"] != wanted["kind"]:
-        return False
-    if active["kind"] == names.SERVER_RESTART:
-        return True
-    return sorted(active["spec"]["volumes"]) == sorted(wanted["spec"]["volumes"])
-
-
-def summary(request: Mapping[str, Any]) -> dict[str, Any]:
-    """A request as the page needs it."""
-    status = request.get("status") or {}
-    reason = status.get("reason")
-    return {
-        "kind": request["kind"],
-        "name": request["metadata"]["name"],
-        "createdAt": request["metadata"]["creationTimestamp"],
-        "requestedBy": request["spec"].get("requestedBy"),
-        "volumes": request["spec"].get("volumes", []),
-        "phase": status.get("phase") or "Pending",
-        "reason": reason or "",
-        "message": status.get("message") or SENTENCES[Reason.ACCEPTED],
-        "finished": is_finished(request),
-        "completedAt": status.get("completionTime"),
-        "mechanism": status.get("mechanism"),
-        "lastWords": status.get("lastWords", ""),
-        "outcomes": [
-            {key: row[key] for key in ("volume", "outcome", "message") if key in row}
-            for row in status.get("volumes") or []
-        ],
-        "cancellable": not is_finished(request)
-        and (status.get("phase") or "Pending") in ("Pending", "Preparing")
-        and not request["spec"].get("cancel"),
-    }
-
-
 class StateHandler(StewardHandler):
     """``GET …/server`` and ``…/servers/NAME``: the card."""
 
@@ -225,7 +172,7 @@ class StateHandler(StewardHandler):
             # Servers can be used all the same; only what needs requests cannot.
             off = Facts(bool(spawner.ready), spawner.pending or "", actions_off=_not_set_up(refused))
             card = derive(off)
-        active = _active(requests)
+        active = active_request(requests)
         last = next((r for r in requests if is_finished(r)), None)
         self.answer(
             200,
@@ -246,7 +193,7 @@ class StateHandler(StewardHandler):
         claims = await claims_of(self.steward.namespace, user.name)
         rows = []
         for kind, volume in sorted(self.steward.table.items(), key=lambda row: (row[0] != names.HOME, row[0])):
-            claim = _claim(claims, volume, spawner.name)
+            claim = claim_of(claims, volume, spawner.name)
             capacity = volume.capacity
             if claim is not None:
                 capacity = ((claim.status.capacity or {}) if claim.status else {}).get("storage") or (
@@ -266,19 +213,6 @@ class StateHandler(StewardHandler):
                 }
             )
         return rows
-
-
-def _claim(claims: list[Any], volume: Volume, server: str) -> Any | None:
-    found = [
-        claim
-        for claim in claims
-        if (claim.metadata.labels or {}).get(names.VOLUME, names.HOME) == volume.kind
-        and (
-            (claim.metadata.annotations or {}).get(names.SERVERNAME, "") == server
-            or (not volume.is_per_server and names.SERVERNAME not in (claim.metadata.annotations or {}))
-        )
-    ]
-    return max(found, key=lambda claim: claim.metadata.creation_timestamp, default=None)
 
 
 class RestartHandler(StewardHandler):
@@ -335,7 +269,7 @@ class ResetHandler(StewardHandler):
             except ClusterAway as away:
                 raise web.HTTPError(503, "The cluster does not answer at the moment. Try again shortly.") from away
             for kind in set(kinds):
-                claim = _claim(claims, self.steward.table[kind], spawner.name)
+                claim = claim_of(claims, self.steward.table[kind], spawner.name)
                 if claim is None:
                     raise web.HTTPError(409, f"The volume '{kind}' does not exist yet; the next start creates it.")
                 seen.setdefault(kind, claim.metadata.uid)

@@ -132,6 +132,14 @@ def test_what_users_made_is_kept_on_uninstall(helm: Any) -> None:
     assert kept == {"hub-db-dir", "volumeresets.hubsteward.io", "serverrestarts.hubsteward.io"}
 
 
+def test_another_path_and_servers_without_volumes_can_be_had(helm: Any) -> None:
+    rendered = objects(helm, "--set", "hub.baseUrl=/jupyter/", "--set", "singleuser.storage.type=none")
+    (operator,) = [o for o in rendered if o["kind"] == "Deployment" and o["metadata"]["name"] == "operator"]
+    assert "--hub-url=http://hub:8081/jupyter/hub/api" in operator["spec"]["template"]["spec"]["containers"][0]["args"]
+    (config,) = [o for o in rendered if o["kind"] == "ConfigMap" and o["metadata"]["name"] == "operator"]
+    assert json.loads(config["data"]["config.json"])["storage"] == {}
+
+
 def test_cluster_scoped_objects_can_be_left_out(helm: Any) -> None:
     kinds = {item["kind"] for item in objects(helm, "--set", "rbac.clusterScoped=false", "--set", "crds.install=false")}
     assert not kinds & {"ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding", "ClusterRole",

@@ -187,8 +187,12 @@ def test_A38_start_during_a_reset_is_told_to_wait_and_works_afterwards(user: Ses
     name = answer.json["request"]["name"]
     try:
         wait_for("the delete", lambda: "deletionTimestamp" in kube.claims(user.user)["workspace"]["metadata"], 30)
+        hub = kube.json("get", "pods", "-l", "component=hub")["items"][0]
         for _ in range(10):
             assert "is being reset" in press_start(user)
+        (still,) = kube.json("get", "pods", "-l", "component=hub")["items"]
+        assert still["metadata"]["uid"] == hub["metadata"]["uid"]
+        assert still["status"]["containerStatuses"][0]["restartCount"] == 0, "refusals do not bring the hub down"
         assert kube.pod(user.user) is None
         assert user.card()["state"] in ("resetting", "stalled")
     finally:

@@ -1,0 +1,79 @@
+"""What the handlers read out of requests, claims and container statuses. Pure; talks to nobody."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from steward_api import names
+from steward_api.phases import SENTENCES, Reason
+from steward_api.requests import is_finished
+from steward_api.volumes import Volume
+
+#: The kubelet reports a new instance ready about a second after it answers.
+PROBE_LAG = timedelta(seconds=15)
+
+
+def container_answers(status: Mapping[str, Any]) -> bool:
+    """Whether the kubelet takes the container for ready; a young instance is given the time to be probed."""
+    running = (status.get("state") or {}).get("running")
+    if status.get("ready") or not running or not running.get("startedAt"):
+        return bool(status.get("ready"))
+    return datetime.now(UTC) - datetime.fromisoformat(running["startedAt"]) < PROBE_LAG
+
+
+def active_request(requests: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """The request that is at work. One that waits for a later day keeps nobody from anything until then."""
+    for request in requests:
+        if not is_finished(request) and (request.get("status") or {}).get("reason") != Reason.SCHEDULED:
+            return request
+    return None
+
+
+def is_same_action(active: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    if active["kind"] != wanted["kind"]:
+        return False
+    if active["kind"] == names.SERVER_RESTART:
+        return True
+    return sorted(active["spec"]["volumes"]) == sorted(wanted["spec"]["volumes"])
+
+
+def summary(request: Mapping[str, Any]) -> dict[str, Any]:
+    """A request as the page needs it."""
+    status = request.get("status") or {}
+    reason = status.get("reason")
+    return {
+        "kind": request["kind"],
+        "name": request["metadata"]["name"],
+        "createdAt": request["metadata"]["creationTimestamp"],
+        "requestedBy": request["spec"].get("requestedBy"),
+        "volumes": request["spec"].get("volumes", []),
+        "phase": status.get("phase") or "Pending",
+        "reason": reason or "",
+        "message": status.get("message") or SENTENCES[Reason.ACCEPTED],
+        "finished": is_finished(request),
+        "completedAt": status.get("completionTime"),
+        "mechanism": status.get("mechanism"),
+        "lastWords": status.get("lastWords", ""),
+        "outcomes": [
+            {key: row[key] for key in ("volume", "outcome", "message") if key in row}
+            for row in status.get("volumes") or []
+        ],
+        "cancellable": not is_finished(request)
+        and (status.get("phase") or "Pending") in ("Pending", "Preparing")
+        and not request["spec"].get("cancel"),
+    }
+
+
+def claim_of(claims: list[Any], volume: Volume, server: str) -> Any | None:
+    found = [
+        claim
+        for claim in claims
+        if (claim.metadata.labels or {}).get(names.VOLUME, names.HOME) == volume.kind
+        and (
+            (claim.metadata.annotations or {}).get(names.SERVERNAME, "") == server
+            or (not volume.is_per_server and names.SERVERNAME not in (claim.metadata.annotations or {}))
+        )
+    ]
+    return max(found, key=lambda claim: claim.metadata.creation_timestamp, default=None)
