@@ -54,17 +54,11 @@ class Kill:
     done: threading.Event = field(default_factory=threading.Event)
 
 
-class Proxy:
-    """Plain HTTP in, the API server behind. Runs its own loop in a thread."""
+class Served:
+    """A small web server with a loop and a thread of its own."""
 
-    def __init__(self, control_plane: ControlPlane) -> None:
-        self._upstream = control_plane.url
+    def __init__(self) -> None:
         self.port = free_port()
-        self.writes: list[Write] = []
-        self.kill: Kill | None = None
-        self.hold: Callable[[str, str], threading.Event | None] | None = None
-        self.victim: Callable[[], int] = lambda: 0
-        self._sent = 0
         self._loop = asyncio.new_event_loop()
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._serve, daemon=True)
@@ -77,9 +71,6 @@ class Proxy:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)
 
-    def arm(self, kill: Kill | None) -> None:
-        self.writes, self._sent, self.kill = [], 0, kill
-
     def _serve(self) -> None:
         asyncio.set_event_loop(self._loop)
         self._loop.run_until_complete(self._open())
@@ -87,15 +78,39 @@ class Proxy:
         self._loop.run_forever()
 
     async def _open(self) -> None:
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(ssl=False, limit=0), timeout=aiohttp.ClientTimeout(total=None),
-            auto_decompress=False,
-        )  # fmt: skip
-        app = web.Application(client_max_size=2**24)
-        app.router.add_route("*", "/{path:.*}", self._forward)
-        runner = web.AppRunner(app, access_log=None)
+        runner = web.AppRunner(self.app(), access_log=None)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", self.port).start()
+
+    def app(self) -> web.Application:
+        """Called in the loop."""
+        raise NotImplementedError
+
+
+class Proxy(Served):
+    """Plain HTTP in, the API server behind."""
+
+    def __init__(self, control_plane: ControlPlane) -> None:
+        super().__init__()
+        self._upstream = control_plane.url
+        self.writes: list[Write] = []
+        self.kill: Kill | None = None
+        self.hold: Callable[[str, str], threading.Event | None] | None = None
+        self.victim: Callable[[], int] = lambda: 0
+        self._sent = 0
+
+    def arm(self, kill: Kill | None) -> None:
+        self.writes, self._sent, self.kill = [], 0, kill
+
+    def app(self) -> web.Application:
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(ssl=False, limit=0),
+            timeout=aiohttp.ClientTimeout(total=None),
+            auto_decompress=False,
+        )
+        app = web.Application(client_max_size=2**24)
+        app.router.add_route("*", "/{path:.*}", self._forward)
+        return app
 
     def _strike(self, when: str, number: int) -> bool:
         kill = self.kill
@@ -140,45 +155,26 @@ class Proxy:
             return response
 
 
-class FakeHub:
+class FakeHub(Served):
     """The two calls of the hub's REST API that a Recreate makes, on pods of the test's own."""
 
     def __init__(self, stop: Callable[[str], None], start: Callable[[str], None]) -> None:
+        super().__init__()
         self._stop_server, self._start_server = stop, start
         self.calls: list[tuple[str, str]] = []
-        self.port = free_port()
-        self._loop = asyncio.new_event_loop()
-        self._ready = threading.Event()
-        self._thread = threading.Thread(target=self._serve, daemon=True)
 
-    def start(self) -> None:
-        self._thread.start()
-        assert self._ready.wait(10)
-
-    def stop(self) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
-
-    def _serve(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        self._loop.run_until_complete(self._open())
-        self._ready.set()
-        self._loop.run_forever()
-
-    async def _open(self) -> None:
-        async def handle(request: web.Request) -> web.Response:
-            user = request.match_info["user"]
-            self.calls.append((request.method, user))
-            act = self._stop_server if request.method == "DELETE" else self._start_server
-            await asyncio.to_thread(act, user)
-            return web.json_response({}, status=202)
-
+    def app(self) -> web.Application:
         app = web.Application()
-        app.router.add_route("DELETE", "/hub/api/users/{user}/server", handle)
-        app.router.add_route("POST", "/hub/api/users/{user}/server", handle)
-        runner = web.AppRunner(app, access_log=None)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", self.port).start()
+        app.router.add_route("DELETE", "/hub/api/users/{user}/server", self._handle)
+        app.router.add_route("POST", "/hub/api/users/{user}/server", self._handle)
+        return app
+
+    async def _handle(self, request: web.Request) -> web.Response:
+        user = request.match_info["user"]
+        self.calls.append((request.method, user))
+        act = self._stop_server if request.method == "DELETE" else self._start_server
+        await asyncio.to_thread(act, user)
+        return web.json_response({}, status=202)
 
 
 class Operator:

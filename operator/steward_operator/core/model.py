@@ -24,8 +24,8 @@ TERMINAL_POD_PHASES = frozenset({"Succeeded", "Failed"})
 
 
 @dataclass(frozen=True)
-class Request:
-    """A VolumeReset or ServerRestart."""
+class Resource:
+    """What every object of the API has."""
 
     manifest: Json
 
@@ -42,16 +42,43 @@ class Request:
         return self.manifest.get("status") or {}
 
     @property
-    def kind(self) -> str:
-        return str(self.manifest["kind"])
-
-    @property
     def name(self) -> str:
         return str(self.meta["name"])
 
     @property
     def uid(self) -> str:
         return str(self.meta["uid"])
+
+    @property
+    def resource_version(self) -> str:
+        return str(self.meta["resourceVersion"])
+
+    @property
+    def labels(self) -> Json:
+        return self.meta.get("labels") or {}
+
+    @property
+    def annotations(self) -> Json:
+        return self.meta.get("annotations") or {}
+
+    @property
+    def is_deleting(self) -> bool:
+        return "deletionTimestamp" in self.meta
+
+    @property
+    def created(self) -> datetime:
+        created = parse_time(self.meta.get("creationTimestamp"))
+        assert created is not None, "the API server stamps every object"
+        return created
+
+
+@dataclass(frozen=True)
+class Request(Resource):
+    """A VolumeReset or ServerRestart."""
+
+    @property
+    def kind(self) -> str:
+        return str(self.manifest["kind"])
 
     @property
     def user(self) -> str:
@@ -70,18 +97,8 @@ class Request:
         return self.phase in ENDS
 
     @property
-    def is_deleted(self) -> bool:
-        return "deletionTimestamp" in self.meta
-
-    @property
     def has_finalizer(self) -> bool:
         return names.FINALIZER in (self.meta.get("finalizers") or ())
-
-    @property
-    def created(self) -> datetime:
-        created = parse_time(self.meta.get("creationTimestamp"))
-        assert created is not None, "the API server stamps every object"
-        return created
 
     @property
     def not_before(self) -> datetime | None:
@@ -89,38 +106,8 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Claim:
-    """A PersistentVolumeClaim made for a server."""
-
-    manifest: Json
-
-    @property
-    def meta(self) -> Json:
-        return self.manifest["metadata"]  # type: ignore[no-any-return]
-
-    @property
-    def name(self) -> str:
-        return str(self.meta["name"])
-
-    @property
-    def uid(self) -> str:
-        return str(self.meta["uid"])
-
-    @property
-    def resource_version(self) -> str:
-        return str(self.meta["resourceVersion"])
-
-    @property
-    def annotations(self) -> Json:
-        return self.meta.get("annotations") or {}
-
-    @property
-    def labels(self) -> Json:
-        return self.meta.get("labels") or {}
-
-    @property
-    def is_ours(self) -> bool:
-        return self.labels.get(names.COMPONENT) == names.STORAGE_COMPONENT and self.user != ""
+class Owned(Resource):
+    """Made by the spawner for a user's server. The names are the raw ones of the annotations."""
 
     @property
     def user(self) -> str:
@@ -130,19 +117,18 @@ class Claim:
     def server(self) -> str:
         return str(self.annotations.get(names.SERVERNAME, ""))
 
+
+@dataclass(frozen=True)
+class Claim(Owned):
+    """A PersistentVolumeClaim made for a server."""
+
+    @property
+    def is_ours(self) -> bool:
+        return self.labels.get(names.COMPONENT) == names.STORAGE_COMPONENT and self.user != ""
+
     @property
     def kind(self) -> str:
         return str(self.labels.get(names.VOLUME, names.HOME))
-
-    @property
-    def is_deleting(self) -> bool:
-        return "deletionTimestamp" in self.meta
-
-    @property
-    def created(self) -> datetime:
-        created = parse_time(self.meta.get("creationTimestamp"))
-        assert created is not None, "the API server stamps every object"
-        return created
 
     @property
     def reset_by(self) -> str:
@@ -150,54 +136,12 @@ class Claim:
 
 
 @dataclass(frozen=True)
-class Pod:
-    """Any pod of the namespace; the properties from ``user`` on are for servers."""
-
-    manifest: Json
-
-    @property
-    def meta(self) -> Json:
-        return self.manifest["metadata"]  # type: ignore[no-any-return]
-
-    @property
-    def spec(self) -> Json:
-        return self.manifest.get("spec") or {}
-
-    @property
-    def status(self) -> Json:
-        return self.manifest.get("status") or {}
-
-    @property
-    def name(self) -> str:
-        return str(self.meta["name"])
-
-    @property
-    def uid(self) -> str:
-        return str(self.meta["uid"])
-
-    @property
-    def resource_version(self) -> str:
-        return str(self.meta["resourceVersion"])
-
-    @property
-    def annotations(self) -> Json:
-        return self.meta.get("annotations") or {}
-
-    @property
-    def user(self) -> str:
-        return str(self.annotations.get(names.USERNAME, ""))
-
-    @property
-    def server(self) -> str:
-        return str(self.annotations.get(names.SERVERNAME, ""))
+class Pod(Owned):
+    """Any pod of the namespace; only a server has a user."""
 
     @property
     def is_server(self) -> bool:
-        return (self.meta.get("labels") or {}).get(names.COMPONENT) == names.SERVER_COMPONENT and self.user != ""
-
-    @property
-    def is_deleting(self) -> bool:
-        return "deletionTimestamp" in self.meta
+        return self.labels.get(names.COMPONENT) == names.SERVER_COMPONENT and self.user != ""
 
     @property
     def is_over(self) -> bool:

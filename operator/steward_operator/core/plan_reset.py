@@ -45,7 +45,7 @@ def plan_reset(world: World) -> Plan:
 def _begin(world: World) -> Plan:
     """Check everything that can be checked, then write down what will be deleted and lock it."""
     request = world.request
-    if request.is_deleted:
+    if request.is_deleting:
         return Done()
     if refused := before_anything(world) or _refuse_unsupported(world):
         return refused
@@ -150,7 +150,7 @@ def _holder(world: World, claim_name: str) -> str:
 def _prepare(world: World) -> Plan:
     """The lock is in the status and ``world.pods`` was listed after it: whoever is not there cannot come any more."""
     request = world.request
-    if request.is_deleted:
+    if request.is_deleting:
         return _finalizer_off(world) or Done()
     if request.spec.get("cancel"):
         return _finalizer_off(world) or finish(world, Phase.CANCELLED, Reason.CANCELLED)
@@ -184,7 +184,7 @@ def _prepare(world: World) -> Plan:
 def _delete(world: World) -> Plan:
     request, records = world.request, _records(world)
     untouched = all(_intact(world, record) for record in records if record["outcome"] == "Deleting")
-    if untouched and request.is_deleted:
+    if untouched and request.is_deleting:
         return _finalizer_off(world) or Done()
     if untouched and request.spec.get("cancel"):
         return _finalizer_off(world) or finish(world, Phase.CANCELLED, Reason.CANCELLED)
@@ -245,7 +245,7 @@ def _recreate(world: World) -> Plan:
 
 
 def _end(world: World, records: list[Record]) -> Plan:
-    if world.request.has_finalizer or world.request.is_deleted:
+    if world.request.has_finalizer or world.request.is_deleting:
         return _finalizer_off(world) or Done()
     failed = [record for record in records if record["outcome"] == "Failed"]
     for record in records:

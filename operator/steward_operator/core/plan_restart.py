@@ -28,7 +28,7 @@ DEFAULT_GRACE = 30
 
 def plan_restart(world: World) -> Plan:
     request = world.request
-    if request.is_finished or (request.is_deleted and request.phase is Phase.PENDING):
+    if request.is_finished or (request.is_deleting and request.phase is Phase.PENDING):
         return Done()
     if request.phase is Phase.PENDING:
         return _begin(world)

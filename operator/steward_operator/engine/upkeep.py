@@ -42,7 +42,7 @@ async def delete_expired(kube: KubeApi, requests: Requests, now: datetime) -> No
     for request in requests.all():
         ttl = request.spec.get("ttlSecondsAfterFinished")
         ended = parse_time(request.status.get("completionTime"))
-        if not request.is_finished or ttl is None or ended is None or request.is_deleted:
+        if not request.is_finished or ttl is None or ended is None or request.is_deleting:
             continue
         if now < ended + timedelta(seconds=ttl) or is_replayed(World(now=now, request=request)):
             continue
