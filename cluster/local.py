@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import cache, engine, images, node_image, tools
-from .shell import Problem, run, say, step, succeeds
+from .shell import Problem, run, say, step, succeeds, wait_until
 
 HERE = Path(__file__).parent
 CHART = cache.REPOSITORY / "charts" / "jupyterhub-steward"
@@ -91,14 +91,11 @@ def up(target: Target) -> None:
 
 def _exists(target: Target) -> bool:
     listed = run([cache.root() / "bin/kind", "get", "clusters"], env=target.environment).split()
-    if target.name not in listed:
-        return False
-    # A cluster whose creation was interrupted has a container and no working API server.
-    run([cache.root() / "bin/kind", "export", "kubeconfig", "--name", target.name], env=target.environment)
-    return _is_created(target)
+    return target.name in listed and _is_created(target)
 
 
 def _is_created(target: Target) -> bool:
+    """A cluster whose creation was interrupted has a container and no working API server: it is made anew."""
     marker = cache.root() / f"created-{target.name}"
     container = f"{target.name}-control-plane"
     identity = run(["docker", "inspect", "--format", "{{.Id}}", container]).strip()
@@ -115,15 +112,17 @@ def _wake(target: Target) -> None:
     if run(["docker", "inspect", "--format", "{{.State.Running}}", container]).strip() != "true":
         with step("start the cluster's node again", "its container had been stopped"):
             run(["docker", "start", container])
-            target_ready(target)
+    run([cache.root() / "bin/kind", "export", "kubeconfig", "--name", target.name], env=target.environment)
+    target_ready(target)
 
 
 def target_ready(target: Target) -> None:
-    from .shell import wait_until
-
-    probe = [cache.root() / "bin/kubectl", "--kubeconfig", target.kubeconfig, "--context", target.context, "get",
-             "--raw=/readyz"]  # fmt: skip
-    wait_until(probe, CLUSTER_SECONDS, f"The cluster {target.name} did not answer within {CLUSTER_SECONDS} s")
+    probe = [
+        cache.root() / "bin/kubectl", "--kubeconfig", target.kubeconfig, "--context", target.context, "get",
+        "--raw=/readyz",
+    ]  # fmt: skip
+    told = f"The cluster {target.name} did not answer within {CLUSTER_SECONDS} s; remove it with 'make down'"
+    wait_until(probe, CLUSTER_SECONDS, told)
 
 
 def _refuse_used_port(port: int) -> None:
@@ -289,6 +288,14 @@ Hub Steward is ready.
                   kubectl --context {target.context} --namespace {target.namespace} get vreset,srestart
   Remove it all   make down
 """)
+
+
+def forget_left_over(target: Target) -> None:
+    """Remove a cluster that an earlier run was cut off from, so that nothing of it is taken for this run's."""
+    engine.ensure()
+    tools.bin_directory()
+    if target.name in run([cache.root() / "bin/kind", "get", "clusters"], env=target.environment).split():
+        down(target, keep_engine=True)
 
 
 def down(target: Target, *, keep_engine: bool = False) -> None:

@@ -13,7 +13,7 @@ import sys
 import time
 from dataclasses import dataclass
 
-from cluster import cache, engine, tools
+from cluster import cache, engine, local, tools
 from cluster.shell import Problem, fail, say
 from tests.target import TARGET
 
@@ -61,19 +61,22 @@ def main(wanted: list[str]) -> int:
         return fail(Problem(f"no such tier: {', '.join(unknown)}; there are: {', '.join(TIERS)}"))
     results = []
     chosen = wanted or list(TIERS)
+    keep = bool(os.environ.get("KEEP"))
+    fresh = keep
     try:
         for tier in chosen:
             say(f"\n===== {tier}")
             begun = time.monotonic()
             try:
+                if tier in CLUSTER_TIERS and not fresh:
+                    local.forget_left_over(TARGET)
+                    fresh = True
                 code, note = TIERS[tier](), ""
             except Problem as problem:
                 code, note = 1, str(problem).splitlines()[0]
             results.append(Result(tier, code == 0, time.monotonic() - begun, note))
     finally:
-        if CLUSTER_TIERS & set(chosen) and not os.environ.get("KEEP"):
-            from cluster import local
-
+        if CLUSTER_TIERS & set(chosen) and not keep:
             local.down(TARGET)
     say("\n===== tiers")
     for result in results:
