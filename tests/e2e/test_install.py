@@ -14,7 +14,7 @@ from tests.support.cluster import Kube, Session, wait_for
 
 #: JupyterHub's dummy authenticator, which takes any password, and names as they are typed.
 KEEPS_CASE = """
-from jupyterhub.authenticators.dummy import DummyAuthenticator
+from jupyterhub.auth import DummyAuthenticator
 
 class KeepsCase(DummyAuthenticator):
     def normalize_username(self, username):
