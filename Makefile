@@ -8,7 +8,7 @@ UV = $$($(PYTHON) -m cluster uv | tail -n 1)
 
 .PHONY: help
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 22
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  \1\t\2/' | expand -t 22
 
 .PHONY: up
 up: ## Create a local Kubernetes cluster with the hub on it (PORT=30080)

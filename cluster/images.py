@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import cache, rootfs, tools
-from .shell import run, say, step, succeeds
+from .shell import run, step, succeeds
 
 PYTHON_PACKAGES = ["python3", "python3-venv", "ca-certificates", "tini"]
 NODE_PACKAGES = ["nodejs", "npm", "ca-certificates"]
@@ -92,13 +92,3 @@ def _python_context(image: Image, context: Path) -> None:
     for member in image.workspace:
         run([tools.uv(), "build", "--wheel", "-q", "--out-dir", context / "wheels", cache.REPOSITORY / member],
             cwd=cache.REPOSITORY, problem=f"The package in {member} could not be built")  # fmt: skip
-
-
-def forget_old(keep: dict[str, str]) -> None:
-    """Remove earlier builds of our images, which nothing refers to any more."""
-    listed = run(["docker", "image", "ls", "--format", "{{.Repository}}:{{.Tag}}"]).split()
-    ours = {f"hub-steward/{image.name}" for image in IMAGES}
-    old = [name for name in listed if name.rsplit(":", 1)[0] in ours and name not in keep.values()]
-    for name in old:
-        if succeeds(["docker", "rmi", name]):
-            say(f"    removed the old image {name}")
