@@ -16,8 +16,10 @@ from .phases import (
     RESET_PHASES,
     RESTART_PHASES,
     Backup,
+    BackupState,
     ConditionType,
     ContentsFrom,
+    Phase,
     Reason,
     RequesterKind,
     ServerPolicy,
@@ -54,10 +56,16 @@ def time(description: str) -> Schema:
     return {"type": "string", "format": "date-time", "description": description}
 
 
-def record(description: str, properties: dict[str, Schema], required: list[str] | None = None, **more: Any) -> Schema:
+def record(
+    description: str, properties: dict[str, Schema], required: list[str] | None = None,
+    rules: list[tuple[str, str]] | None = None, **more: Any,
+) -> Schema:  # fmt: skip
+    """``rules`` are CEL expressions, each with the message of its refusal."""
     schema: Schema = {"type": "object", "description": description, "properties": properties, **more}
     if required:
         schema["required"] = required
+    if rules:
+        schema["x-kubernetes-validations"] = [{"rule": rule, "message": message} for rule, message in rules]
     return schema
 
 
@@ -111,7 +119,8 @@ def _reset_spec() -> dict[str, Schema]:
             "description": "Kinds from the hub's volume table, for example workspace.",
         },
         "serverPolicy": choice(
-            "What to do when the server runs. RequireStopped refuses at once.",
+            "What to do when the server runs. RequireStopped refuses at once. Stop stops it. StopAndStart stops it "
+            "and, when the volumes are new, starts it again; a server that was not running is not started.",
             [str(v) for v in ServerPolicy],
             ServerPolicy.REQUIRE_STOPPED,
         ),
@@ -122,7 +131,15 @@ def _reset_spec() -> dict[str, Schema]:
         ),
         "contents": record(
             "What the new volume holds.",
-            {"from": choice("Empty starts with nothing.", [str(v) for v in ContentsFrom], ContentsFrom.EMPTY)},
+            {
+                "from": choice(
+                    "Empty starts with nothing. Backup puts back what a backup of this volume holds.",
+                    [str(v) for v in ContentsFrom],
+                    ContentsFrom.EMPTY,
+                ),
+                "name": text("Name of the backup's claim.", 253, minLength=1),
+            },
+            rules=[("(self.from != 'Backup') == !has(self.name)", "name is needed with from: Backup, and only there")],
             default={"from": str(ContentsFrom.EMPTY)},
         ),
         "expected": {
@@ -159,8 +176,18 @@ def _restart_spec() -> dict[str, Schema]:
     }
 
 
-def _frozen(properties: dict[str, Schema], required: list[str]) -> list[Schema]:
-    """CEL rules: only ``cancel`` may become true and the TTL may grow; everything else stays as it was."""
+Rules = list[tuple[str, str]]
+#: Rules of a reset beyond the frozen spec.
+RESET_RULES: Rules = [
+    (
+        "self.contents.from == 'Empty' || size(self.volumes) == 1",
+        "contents other than Empty are for exactly one volume",
+    )
+]
+
+
+def _frozen(properties: dict[str, Schema], required: list[str]) -> Rules:
+    """Only ``cancel`` may become true and the TTL may grow; everything else stays as it was."""
     same: list[str] = []
     for name in properties:
         if name in ("cancel", "ttlSecondsAfterFinished"):
@@ -173,16 +200,16 @@ def _frozen(properties: dict[str, Schema], required: list[str]) -> list[Schema]:
             )
     ttl = "ttlSecondsAfterFinished"
     return [
-        {
-            "rule": " && ".join(f"({rule})" for rule in same),
-            "message": "spec cannot be changed after creation, except cancel and ttlSecondsAfterFinished; "
+        (
+            " && ".join(f"({rule})" for rule in same),
+            "spec cannot be changed after creation, except cancel and ttlSecondsAfterFinished; "
             "create a new request instead",
-        },
-        {"rule": "self.cancel || !oldSelf.cancel", "message": "cancel cannot be taken back"},
-        {
-            "rule": f"!has(oldSelf.{ttl}) || (has(self.{ttl}) && self.{ttl} >= oldSelf.{ttl})",
-            "message": f"{ttl} may only be raised",
-        },
+        ),
+        ("self.cancel || !oldSelf.cancel", "cancel cannot be taken back"),
+        (
+            f"!has(oldSelf.{ttl}) || (has(self.{ttl}) && self.{ttl} >= oldSelf.{ttl})",
+            f"{ttl} may only be raised",
+        ),
     ]
 
 
@@ -207,6 +234,17 @@ def _conditions() -> Schema:
     }
 
 
+def _ending() -> Schema:
+    return record(
+        "How the request ends as soon as the server that it stopped has been started again.",
+        {
+            "phase": choice("The end.", [str(p) for p in (Phase.SUCCEEDED, Phase.FAILED, Phase.CANCELLED)]),
+            "reason": choice("Why.", [str(r) for r in Reason]),
+            "message": text("One sentence a user understands.", 4096),
+        },
+    )
+
+
 def _common_status(phases: tuple[str, ...]) -> dict[str, Schema]:
     return {
         "phase": choice("Where the request is. Phases only move forward.", [str(p) for p in phases]),
@@ -223,6 +261,10 @@ def _common_status(phases: tuple[str, ...]) -> dict[str, Schema]:
 def _reset_status() -> dict[str, Schema]:
     return {
         **_common_status(RESET_PHASES),
+        "step": {"type": "string", "enum": ["Stopping", "Starting", "Awaiting"]},
+        "stepTime": time("When the step began."),
+        "podUID": text("UID of the server's pod that was stopped. Written before it is done.", UID_LENGTH),
+        "ending": _ending(),
         "lockedClaims": {
             "type": "array",
             "x-kubernetes-list-type": "set",
@@ -246,7 +288,21 @@ def _reset_status() -> dict[str, Schema]:
                     "outcome": {"type": "string", "enum": ["Pending", "Deleting", "Reset", "Failed"]},
                     "reason": choice("Why the volume was not reset.", [str(r) for r in Reason]),
                     "message": text("One sentence about this volume.", 1024),
+                    "persistentVolume": text("The PersistentVolume that the old claim was bound to.", 253),
                     "retainedVolume": text("The old PersistentVolume, where its class keeps it.", 253),
+                    "backup": record(
+                        "The backup that is made before the delete.",
+                        {
+                            "provider": choice("How it is made.", ["Copy"]),
+                            "name": text("Name of the claim that holds it.", 253),
+                            "state": choice("How far it is.", [str(v) for v in BackupState]),
+                            "files": {"type": "integer", "minimum": 0},
+                            "bytes": {"type": "integer", "minimum": 0},
+                            "checksum": text("SHA-256 over names, kinds, modes and contents.", 64),
+                        },
+                        ["provider", "state"],
+                    ),
+                    "restored": {"type": "boolean", "description": "The backup's content is back and was compared."},
                     "template": {
                         "type": "object",
                         "x-kubernetes-preserve-unknown-fields": True,
@@ -296,7 +352,7 @@ def _columns(wide: list[tuple[str, str, str]]) -> list[Schema]:
 
 def _definition(
     kind: str, short: str, about: str, spec: dict[str, Schema], required: list[str], status: dict[str, Schema],
-    wide: list[tuple[str, str, str]],
+    rules: Rules, wide: list[tuple[str, str, str]],
 ) -> Schema:  # fmt: skip
     plural = PLURALS[kind]
     return {
@@ -333,7 +389,7 @@ def _definition(
                                     "What is asked for. Frozen after creation.",
                                     spec,
                                     required,
-                                    **{"x-kubernetes-validations": _frozen(spec, required)},
+                                    [*_frozen(spec, required), *rules],
                                 ),
                                 "status": record("What has been done. Written by the operator.", status),
                             },
@@ -356,6 +412,7 @@ def definitions() -> dict[str, Schema]:
             _reset_spec(),
             ["user", "volumes"],
             _reset_status(),
+            RESET_RULES,
             [("Volumes", "string", ".spec.volumes"), ("Server", "string", ".spec.server")],
         ),
         SERVER_RESTART: _definition(
@@ -365,6 +422,7 @@ def definitions() -> dict[str, Schema]:
             _restart_spec(),
             ["user"],
             _restart_status(),
+            [],
             [("Mechanism", "string", ".status.mechanism"), ("Pod", "string", ".status.podName")],
         ),
     }

@@ -15,13 +15,24 @@ SERVERNAME = "hub.jupyter.org/servername"
 COMPONENT = "component"
 SERVER_COMPONENT = "singleuser-server"
 STORAGE_COMPONENT = "singleuser-storage"
+BACKUP_COMPONENT = "volume-backup"
+COPY_COMPONENT = "volume-copy"
 NOTEBOOK_CONTAINER = "notebook"
+JOB_NAME = "batch.kubernetes.io/job-name"
 
 # Ours.
 VOLUME = f"{GROUP}/volume"
 RESET_BY = f"{GROUP}/reset-by"
 RESOURCES = f"{GROUP}/resources"
 RELEASE = f"{GROUP}/release"
+#: Label: the UID of the request that an object was made for.
+REQUEST = f"{GROUP}/request"
+#: Annotation of a claim that holds a backup: what is in it. Only a verified backup has it.
+BACKUP = f"{GROUP}/backup"
+#: Annotation of a backup that a request is going to put back: its UID.
+PINNED_BY = f"{GROUP}/pinned-by"
+#: Annotation of a claim that a request has given up deleting: its UID. A delete still on its way fails on it.
+KEPT_BY = f"{GROUP}/kept-by"
 FINALIZER = f"{GROUP}/recreate-claims"
 LEASE = "hubsteward-operator"
 FIELD_MANAGER = "hubsteward-operator"

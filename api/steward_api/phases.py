@@ -27,15 +27,28 @@ ENDS = frozenset({Phase.SUCCEEDED, Phase.FAILED, Phase.CANCELLED})
 
 class ServerPolicy(StrEnum):
     REQUIRE_STOPPED = "RequireStopped"
+    STOP = "Stop"
+    STOP_AND_START = "StopAndStart"
 
 
 class Backup(StrEnum):
     DEFAULT = "Default"
     NONE = "None"
+    COPY = "Copy"
+
+
+class BackupState(StrEnum):
+    """Of one volume's backup. Only the last two allow the delete."""
+
+    PENDING = "Pending"
+    FAILED = "Failed"
+    READY = "Ready"
+    NOTHING_TO_BACK_UP = "NothingToBackUp"
 
 
 class ContentsFrom(StrEnum):
     EMPTY = "Empty"
+    BACKUP = "Backup"
 
 
 class Strategy(StrEnum):
@@ -56,6 +69,7 @@ class ConditionType(StrEnum):
     FINISHED = "Finished"
     RECONCILING = "Reconciling"
     STALLED = "Stalled"
+    SERVER_STARTED = "ServerStarted"
 
 
 class Reason(StrEnum):
@@ -71,6 +85,7 @@ class Reason(StrEnum):
     RETRYING = "Retrying"
     # good ends
     RESET = "Reset"
+    RESTORED = "Restored"
     RESTARTED = "Restarted"
     JOINED = "JoinedOtherRestart"
     CANCELLED = "CancelledByRequest"
@@ -90,6 +105,11 @@ class Reason(StrEnum):
     UNSAFE_REPLAY = "UnsafeReplay"
     CANNOT_RECREATE = "CannotRecreate"
     PARTIAL_FAILURE = "PartialFailure"
+    STOP_FAILED = "StopFailed"
+    BACKUP_FAILED = "BackupFailed"
+    BACKUP_INCOMPLETE = "BackupIncomplete"
+    BACKUP_MISSING = "BackupMissing"
+    RESTORE_FAILED = "RestoreFailed"
     IN_PLACE_NOT_POSSIBLE = "InPlaceNotPossible"
     TOO_MANY_RESTARTS = "TooManyRestarts"
     START_FAILED = "StartFailed"
@@ -106,6 +126,7 @@ SENTENCES: dict[Reason, str] = {
     Reason.IN_PROGRESS: "The request is being carried out.",
     Reason.RETRYING: "A step was refused by the cluster and is being tried again.",
     Reason.RESET: "The selected volumes are new and empty.",
+    Reason.RESTORED: "The content of the backup is back.",
     Reason.RESTARTED: "The server has been restarted and answers.",
     Reason.JOINED: "The server was already being restarted; it has been restarted once and answers.",
     Reason.CANCELLED: "The request was cancelled before anything was changed.",
@@ -124,6 +145,11 @@ SENTENCES: dict[Reason, str] = {
     Reason.UNSAFE_REPLAY: "The request was applied or restored by a tool and does not say which volume it means.",
     Reason.CANNOT_RECREATE: "The cluster would not let the volume be created again, so it was not deleted.",
     Reason.PARTIAL_FAILURE: "Some of the volumes were reset, others were not; each one's outcome is listed.",
+    Reason.STOP_FAILED: "The server could not be stopped. Nothing was erased.",
+    Reason.BACKUP_FAILED: "The backup could not be made, so nothing was erased.",
+    Reason.BACKUP_INCOMPLETE: "Some files could not be read, so the backup is not complete and nothing was erased.",
+    Reason.BACKUP_MISSING: "There is no such backup of this volume, or it is not complete.",
+    Reason.RESTORE_FAILED: "The backup could not be put back. It is still there.",
     Reason.IN_PLACE_NOT_POSSIBLE: "This server cannot be restarted in place.",
     Reason.TOO_MANY_RESTARTS: "The server has been restarted too often in the last minutes to do it in place safely.",
     Reason.START_FAILED: "The server was stopped and did not start again. Start it from the home page.",

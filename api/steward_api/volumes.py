@@ -56,8 +56,6 @@ class Volume:
         """Why the volume cannot be reset; empty when it can."""
         if not self.reset_allowed:
             return self.reset_refusal or f"{self.title} cannot be reset on this hub."
-        if self.backup is not BackupPolicy.NONE:
-            return f"{self.title} needs a backup before a reset, which this version cannot make yet."
         return ""
 
 

@@ -11,6 +11,7 @@ import socket
 import sys
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import kopf
 import uvloop
@@ -19,7 +20,7 @@ from steward_api.names import PLURALS, SERVER_RESTART, VOLUME_RESET
 from steward_api.volumes import BadVolumeTable, read_table
 
 from steward_operator.adapters import health, informer
-from steward_operator.core.model import Settings
+from steward_operator.core.model import Copying, Settings
 from steward_operator.engine import upkeep
 from steward_operator.engine.driver import Driver
 from steward_operator.engine.lease import ForeignRelease, Lease
@@ -53,6 +54,13 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def read_settings(given: dict[str, Any]) -> Settings:
+    """Settings by the names of their fields; lists become tuples. Raises TypeError for an unknown name."""
+    given = dict(given)
+    copying: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in given.pop("copying", {}).items()}
+    return Settings(**given, copying=Copying(**copying))
+
+
 async def check_rights(kube: KubeApi) -> None:
     """A missing CRD or right is told at once, not at the first request."""
     for kind in PLURALS:
@@ -71,6 +79,7 @@ async def check_rights(kube: KubeApi) -> None:
         ("create", "", "persistentvolumeclaims", ""),
         ("patch", "", "pods", "resize"),
         ("list", "", "pods", ""),
+        ("create", "batch", "jobs", ""),
     ]
     for verb, group, resource, subresource in needed:
         if not await kube.may(verb, group, resource, subresource):
@@ -82,7 +91,7 @@ async def run(arguments: argparse.Namespace) -> None:
     try:
         config = json.loads(arguments.config.read_text())
         table = read_table(config.get("storage") or {})
-        settings = Settings(**(config.get("settings") or {}))
+        settings = read_settings(config.get("settings") or {})
     except (OSError, ValueError, TypeError, BadVolumeTable) as problem:
         raise StartUpError(f"The configuration {arguments.config} cannot be used: {problem}") from problem
     token = arguments.hub_token_file.read_text().strip() if arguments.hub_token_file else ""
@@ -141,7 +150,9 @@ async def run(arguments: argparse.Namespace) -> None:
         watching,
         asyncio.create_task(queue.run(), name="queue"),
         asyncio.create_task(lease.run(), name="lease"),
-        asyncio.create_task(upkeep.run(kube, requests, servers, queue.add, lambda: lease.is_held), name="upkeep"),
+        asyncio.create_task(
+            upkeep.run(kube, requests, servers, settings, queue.add, lambda: lease.is_held), name="upkeep"
+        ),
     ]
     stopping = asyncio.create_task(wait_for_signal(), name="stop")
     done, _ = await asyncio.wait([*tasks, stopping], return_when=asyncio.FIRST_COMPLETED)

@@ -23,12 +23,16 @@ NAMESPACE = "hub"
 CONFIG = {
     "storage": {
         "volumes": {
-            "home": {"reset": {"allowed": False}},
+            "home": {"reset": {"allowed": True, "backup": "Copy"}},
             "workspace": {"mountPath": "/w", "capacity": "1Gi", "reset": {"allowed": True}},
             "cache": {"mountPath": "/c", "capacity": "1Gi", "reset": {"allowed": True}},
         }
     },
-    "settings": {"min_restart_interval": 0},
+    "settings": {
+        "min_restart_interval": 0,
+        "start_failure_timeout": 8,
+        "copying": {"image": "hub-steward/operator:test"},
+    },
 }
 
 
@@ -102,6 +106,18 @@ class Namespace:
             return found if found and found["metadata"].get("finalizers") else None
 
         return wait_for("the claim is protected", protected, 20, every=0.05)
+
+    def bind(self, user: str, kind: str, size: str = "1Gi") -> Json:
+        """Say of the claim that it has been used, as the volume controller does."""
+        path = self.core("persistentvolumeclaims", f"{kind}-{user}")
+        body = {"status": {"phase": "Bound", "capacity": {"storage": size}}}
+        return dict(self.api.raw("PATCH", f"{path}/status", body, content_type="application/merge-patch+json"))
+
+    def backups(self, user: str) -> list[Json]:
+        """The user's backups, ready or not."""
+        selector = f"?labelSelector={names.COMPONENT}%3D{names.BACKUP_COMPONENT}"
+        listed = self.api.raw("GET", self.core("persistentvolumeclaims") + selector)["items"]
+        return [c for c in listed if c["metadata"]["annotations"].get(names.USERNAME) == user]
 
     def claim(self, user: str, kind: str) -> Json | None:
         return self._find("persistentvolumeclaims", f"{kind}-{user}")

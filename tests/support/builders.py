@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from steward_api import names
-from steward_api.volumes import Volume
+from steward_api.volumes import BackupPolicy, Volume
 from steward_operator.core.model import Claim, Pod, Request, World
 from steward_operator.core.steps import WriteStatus
 
@@ -17,10 +17,13 @@ NOW = datetime(2026, 11, 21, 12, 0, 0, tzinfo=UTC)
 _numbers = itertools.count(1)
 
 TABLE = {
-    "home": Volume("home", "Home", "/home/jovyan", "1Gi", "claim-{user_server}", reset_allowed=False),
+    "home": Volume(
+        "home", "Home", "/home/jovyan", "1Gi", "claim-{user_server}", reset_allowed=True, backup=BackupPolicy.COPY
+    ),
     "workspace": Volume(
         "workspace", "Workspace", "/home/jovyan/workspace", "2Gi", "workspace-{user_server}", reset_allowed=True
     ),
+    "shared": Volume("shared", "Shared", "/shared", "1Gi", "shared-{user_server}", reset_allowed=False),
     "cache": Volume("cache", "Cache", "/home/jovyan/.cache", "1Gi", "cache-{user_server}", reset_allowed=True),
 }
 

@@ -21,7 +21,7 @@ from .cluster import wait_for
 
 Json = dict[str, Any]
 ADMIN_TOKEN = "test-admin"
-CONTROLLERS = "persistentvolumeclaim-protection-controller,serviceaccount-controller,namespace-controller,resourcequota-controller"
+CONTROLLERS = "job-controller,garbage-collector-controller,persistentvolumeclaim-protection-controller,serviceaccount-controller,namespace-controller,resourcequota-controller"
 
 
 def free_port() -> int:

@@ -1,4 +1,5 @@
-"""Stands in for kubelet and scheduler in the api tier: runs pods on paper, restarts containers on a resize.
+"""Stands in for kubelet and scheduler in the api tier: runs pods on paper, restarts containers on a resize, and says of
+a copy that it has been made.
 
 The real ones run in the e2e tier; here they would make every crash boundary take seconds.
 """
@@ -6,9 +7,12 @@ The real ones run in the e2e tier; here they would make every crash boundary tak
 from __future__ import annotations
 
 import itertools
+import json
 import threading
 from datetime import UTC, datetime, timedelta
 from typing import Any
+
+from steward_api import names
 
 from .control_plane import ControlPlane, Refused
 
@@ -29,6 +33,10 @@ class FakeKubelet(threading.Thread):
         self._stop_asked = threading.Event()
         self.restarts: dict[str, int] = {}
         self.problems: list[str] = []
+        #: Source claim -> exit code and report of its copy; everything else is copied.
+        self.copies: dict[str, tuple[int, Json]] = {}
+        #: Source claims whose copy does not come to an end.
+        self.stuck: set[str] = set()
 
     def run(self) -> None:
         while not self._stop_asked.wait(TICK):
@@ -60,6 +68,8 @@ class FakeKubelet(threading.Thread):
                 "target": target,
             }
             self._api.raw("POST", f"{path}/binding", binding)
+        elif pod["metadata"].get("labels", {}).get(names.COMPONENT) == names.COPY_COMPONENT:
+            self._copy(path, pod)
         elif not pod["status"].get("containerStatuses"):
             # Old enough not to be spared as just started.
             self._report(path, pod, restarts=0, started=_now(3600))
@@ -67,6 +77,22 @@ class FakeKubelet(threading.Thread):
             count = pod["status"]["containerStatuses"][0]["restartCount"] + 1
             self.restarts[pod["metadata"]["uid"]] = self.restarts.get(pod["metadata"]["uid"], 0) + 1
             self._report(path, pod, restarts=count, started=_now())
+
+    def _copy(self, path: str, pod: Json) -> None:
+        source = pod["spec"]["volumes"][0]["persistentVolumeClaim"]["claimName"]
+        if pod["status"]["phase"] != "Pending" or source in self.stuck:
+            return
+        code, report = self.copies.get(source, (0, {"files": 3, "bytes": 1000, "checksum": "c" * 64}))
+        ended = {"exitCode": code, "message": json.dumps(report), "finishedAt": _now(), "startedAt": _now()}
+        status = {
+            "name": "copy", "containerID": f"paper://{next(self._numbers)}", "image": "paper", "imageID": "paper",
+            "restartCount": 0, "ready": False, "started": False, "state": {"terminated": ended},
+        }  # fmt: skip
+        body = {
+            "metadata": {"uid": pod["metadata"]["uid"], "resourceVersion": pod["metadata"]["resourceVersion"]},
+            "status": {"phase": "Failed" if code else "Succeeded", "containerStatuses": [status]},
+        }
+        self._api.raw("PATCH", f"{path}/status", body, content_type="application/merge-patch+json")
 
     @staticmethod
     def _is_resized(pod: Json) -> bool:

@@ -162,6 +162,8 @@ class FakeHub(Served):
         super().__init__()
         self._stop_server, self._start_server = stop, start
         self.calls: list[tuple[str, str]] = []
+        #: Users whose start is taken and never becomes a pod.
+        self.dead_starts: set[str] = set()
 
     def app(self) -> web.Application:
         app = web.Application()
@@ -173,7 +175,8 @@ class FakeHub(Served):
         user = request.match_info["user"]
         self.calls.append((request.method, user))
         act = self._stop_server if request.method == "DELETE" else self._start_server
-        await asyncio.to_thread(act, user)
+        if request.method == "DELETE" or user not in self.dead_starts:
+            await asyncio.to_thread(act, user)
         return web.json_response({}, status=202)
 
 

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 from steward_api import names
 from steward_api.phases import Phase, Reason
-from steward_operator.core.model import Refusal, Request
+from steward_operator.core.model import Claim, Refusal, Request
 from steward_operator.core.plan_reset import plan_reset
 from steward_operator.core.steps import (
     AddFinalizer,
+    AnnotateClaim,
     CreateClaim,
     DeleteClaim,
     Done,
@@ -41,12 +42,13 @@ def prepared(*objects: Any, **spec: Any) -> Request:
         ({"user": "eve"}, [claim()], Reason.UNKNOWN_USER),
         ({"requestedBy": None}, [claim()], Reason.NOT_ALLOWED),
         ({"volumes": ["models"]}, [claim()], Reason.UNKNOWN_VOLUME),
-        ({"volumes": ["home"]}, [claim("home")], Reason.NOT_ALLOWED),
+        ({"volumes": ["shared"]}, [claim("shared")], Reason.NOT_ALLOWED),
         ({"volumes": ["cache"]}, [claim("workspace")], Reason.VOLUME_MISSING),
         ({"expected": [{"volume": "workspace", "uid": "other"}]}, [claim()], Reason.STALE),
-        ({"serverPolicy": "Stop"}, [claim()], Reason.NOT_SUPPORTED),
+        ({"serverPolicy": "Wait"}, [claim()], Reason.NOT_SUPPORTED),
         ({"backup": "Snapshot"}, [claim()], Reason.NOT_SUPPORTED),
-        ({"contents": {"from": "Backup", "name": "b"}}, [claim()], Reason.NOT_SUPPORTED),
+        ({"contents": {"from": "Template", "name": "b"}}, [claim()], Reason.NOT_SUPPORTED),
+        ({"contents": {"from": "Backup", "name": "b"}}, [claim()], Reason.BACKUP_MISSING),
         ({}, [claim(), pod(claims=("workspace-ann",))], Reason.SERVER_RUNNING),
         ({}, [claim(), pod()], Reason.SERVER_RUNNING),
         ({}, [claim(), pod(phase="Pending", container="")], Reason.SERVER_RUNNING),
@@ -158,16 +160,31 @@ def test_nothing_is_deleted_twice() -> None:
 
 
 def test_a_pod_that_turns_up_before_the_delete_stops_it() -> None:
-    step = plan_reset(world(deleting(), claim(), pod(is_server=False, claims=("workspace-ann",))))
+    stranger = pod(is_server=False, claims=("workspace-ann",))
+    step = plan_reset(world(deleting(), claim(), stranger))
+    assert step == KEEP, "a delete on its way must not arrive any more"
+    assert isinstance(plan_reset(world(deleting(), kept(), stranger)), RemoveFinalizer)
+
+
+KEEP = AnnotateClaim("workspace-ann", "workspace-1", "7", names.KEPT_BY, "uid-r")
+
+
+def kept(kind: str = "workspace") -> Claim:
+    return claim(kind, annotations={names.KEPT_BY: "uid-r"})
+
+
+def test_a_claim_that_was_given_up_is_not_deleted_by_a_leader_that_has_not_heard() -> None:
+    step = plan_reset(world(deleting(), kept()))
     assert isinstance(step, RemoveFinalizer)
 
 
 def test_cancel_is_honoured_until_the_first_delete_and_not_after() -> None:
     req = deleting(prepared())
     asked = Request({**req.manifest, "spec": {**req.spec, "cancel": True}})
-    assert isinstance(plan_reset(world(asked, claim())), RemoveFinalizer)
+    assert plan_reset(world(asked, claim())) == KEEP
+    assert isinstance(plan_reset(world(asked, kept())), RemoveFinalizer)
     without = Request({**asked.manifest, "metadata": {**asked.meta, "finalizers": []}})
-    assert ended(plan_reset(world(without, claim())), Phase.CANCELLED) == Reason.CANCELLED
+    assert ended(plan_reset(world(without, kept())), Phase.CANCELLED) == Reason.CANCELLED
     assert isinstance(plan_reset(world(asked, claim(deleting=True))), Wait)
 
 
@@ -213,9 +230,11 @@ def test_one_refused_delete_among_two_is_never_a_plain_success() -> None:
     req = deleting(written(req, plan_reset(world(req, *both))))
     first = plan_reset(world(req, *both))
     assert isinstance(first, DeleteClaim)
-    refused = plan_reset(world(req, *both, answers={first.key: Refusal(403, "denied by policy")}))
+    answers = {first.key: Refusal(403, "denied by policy")}
+    assert plan_reset(world(req, *both, answers=answers)) == KEEP
+    refused = plan_reset(world(req, kept(), claim("cache"), answers=answers))
     req = written(req, refused)
-    second = plan_reset(world(req, *both))
+    second = plan_reset(world(req, kept(), claim("cache")))
     assert isinstance(second, DeleteClaim)
     assert second.name == "cache-ann"
     req = written(req, plan_reset(world(req, claim())))

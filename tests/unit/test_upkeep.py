@@ -8,12 +8,14 @@ from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from steward_operator.core.model import Request
+from steward_api import names
+from steward_operator.core.model import Claim, Copying, Request, Settings
+from steward_operator.core.retention import old_backups, old_requests
 from steward_operator.engine.driver import difference
 from steward_operator.engine.store import Requests
-from steward_operator.engine.upkeep import delete_expired
+from steward_operator.engine.upkeep import delete_old_requests
 
-from tests.support.builders import NOW, reset, stamp, with_status
+from tests.support.builders import NOW, claim, reset, stamp, with_status
 
 DAY = 86_400
 
@@ -48,8 +50,46 @@ def test_only_what_is_over_and_whose_time_is_over_is_deleted() -> None:
     ):
         known.put(dict(request.manifest))
     deletions = Deletions()
-    asyncio.run(delete_expired(deletions, known, NOW))  # type: ignore[arg-type]
+    asyncio.run(delete_old_requests(deletions, known, Settings(), NOW))  # type: ignore[arg-type]
     assert deletions.made == [("old", "uid-old", "1")]
+
+
+def test_beyond_their_number_the_oldest_finished_requests_go() -> None:
+    requests = [finished(f"r{age}", age) for age in (10, 40, 20, 30)] + [reset(name="running")]
+    assert [request.name for request in old_requests(requests, 2, NOW)] == ["r40", "r30"]
+
+
+def backup(days: float, user: str = "ann", kind: str = "workspace", *, ready: bool = True, **more: str) -> Claim:
+    found = claim(kind, user, uid=f"{user}-{days}", name=f"backup-{user}-{days}", created=NOW - timedelta(days=days))
+    labels = {names.COMPONENT: names.BACKUP_COMPONENT, names.VOLUME: kind, names.REQUEST: "gone"}
+    content = {names.BACKUP: '{"files": 1, "bytes": 2, "checksum": "x"}'} if ready else {}
+    meta = {**found.meta, "labels": labels, "annotations": {names.USERNAME: user, **content, **more}}
+    return Claim({**found.manifest, "metadata": meta})
+
+
+def names_of(claims: list[Claim]) -> list[str]:
+    return sorted(claim.name for claim in claims)
+
+
+def test_backups_go_by_number_and_by_age_and_never_a_volumes_last_two() -> None:
+    ann = [backup(days) for days in (1, 2, 3, 4)]
+    bob = [backup(days, "bob") for days in (400, 500, 600)]
+    old = old_backups([*ann, *bob, claim()], [], Copying(keep_last=3, keep_days=30), NOW)
+    assert names_of(old) == ["backup-ann-4", "backup-bob-600"]
+    assert old_backups(bob[:2], [], Copying(keep_last=0, keep_days=0), NOW) == []
+
+
+def test_a_backup_that_a_request_wants_stays_and_an_unfinished_one_of_a_request_at_work_too() -> None:
+    copying = Copying(keep_last=2, keep_days=1)
+    undo = reset(contents={"from": "Backup", "name": "backup-ann-9"}, name="undo")
+    pinned = backup(8, **{names.PINNED_BY: "uid-undo"})
+    known = [backup(1), backup(2), pinned, backup(9), backup(7)]
+    assert names_of(old_backups(known, [undo], copying, NOW)) == ["backup-ann-7"]
+    half = backup(3, ready=False)
+    assert names_of(old_backups([half], [], copying, NOW)) == ["backup-ann-3"]
+    assert old_backups([backup(0.001, ready=False)], [], copying, NOW) == []
+    at_work = Claim({**half.manifest, "metadata": {**half.meta, "labels": {**half.labels, names.REQUEST: "uid-undo"}}})
+    assert old_backups([at_work], [undo], copying, NOW) == []
 
 
 VALUES = st.recursive(

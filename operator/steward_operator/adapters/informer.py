@@ -19,6 +19,14 @@ def registry(
     requests: Requests, servers: Servers, prober: Prober, add: Callable[[Key], None], wake: Callable[[str], None]
 ) -> kopf.OperatorRegistry:
     """``add`` puts a request into the queue, ``wake`` all unfinished requests of a user."""
+
+    def wake_maker(body: Any) -> None:
+        """The request that a copy was made for, by its UID in the label."""
+        uid = (body["metadata"].get("labels") or {}).get(names.REQUEST)
+        for request in requests.all():
+            if request.uid == uid and not request.is_finished:
+                add((request.kind, request.name))
+
     found = kopf.OperatorRegistry()
 
     @kopf.on.login(registry=found)
@@ -58,6 +66,14 @@ def registry(
     )  # fmt: skip
     def on_claim(body: Any, **_: Any) -> None:
         wake(Claim(body).user)
+
+    @kopf.on.event("batch", "v1", "jobs", registry=found, id="copy", labels={names.COMPONENT: names.COPY_COMPONENT})
+    def on_copy(body: Any, **_: Any) -> None:
+        wake_maker(body)
+
+    @kopf.on.event("", "v1", "pods", registry=found, id="copy-pod", labels={names.COMPONENT: names.COPY_COMPONENT})
+    def on_copy_pod(body: Any, **_: Any) -> None:
+        wake_maker(body)
 
     return found
 

@@ -18,6 +18,7 @@ DROPPED_ANNOTATIONS = (
     "volume.kubernetes.io/",
     "volume.beta.kubernetes.io/",
     "kubectl.kubernetes.io/",
+    names.KEPT_BY,
 )
 KEPT_SPEC = ("accessModes", "resources", "storageClassName", "volumeMode", "volumeAttributesClassName")
 
@@ -40,10 +41,13 @@ def by_name(world: World, name: str) -> Claim | None:
     return next((claim for claim in world.claims if claim.name == name), None)
 
 
-def refuse_user_of(world: World, claim_name: str) -> tuple[Reason, str] | None:
-    """Why the claim may not go now: some pod that can still run mounts it."""
+def refuse_user_of(world: World, claim_name: str, *, ignore_own: bool = False) -> tuple[Reason, str] | None:
+    """Why the claim may not go now: some pod that can still run mounts it. The request's own server may not count."""
+    request = world.request
     for pod in world.pods:
         if pod.is_over or claim_name not in pod.claims:
+            continue
+        if ignore_own and pod.is_server and (pod.user, pod.server) == (request.user, request.server):
             continue
         return _user_of(world.request, pod)
     return None

@@ -134,6 +134,43 @@ class Claim(Owned):
     def reset_by(self) -> str:
         return str(self.annotations.get(names.RESET_BY, ""))
 
+    @property
+    def kept_by(self) -> str:
+        return str(self.annotations.get(names.KEPT_BY, ""))
+
+    @property
+    def is_backup(self) -> bool:
+        """Whether it holds, or is going to hold, the backup of another claim."""
+        return self.labels.get(names.COMPONENT) == names.BACKUP_COMPONENT and self.user != ""
+
+    @property
+    def backup(self) -> Json | None:
+        """What the backup in it holds (``files``, ``bytes``, ``checksum``); None until it is verified."""
+        try:
+            value = json.loads(self.annotations.get(names.BACKUP, ""))
+        except ValueError:
+            return None
+        return value if isinstance(value, dict) else None
+
+    @property
+    def pinned_by(self) -> str:
+        return str(self.annotations.get(names.PINNED_BY, ""))
+
+    @property
+    def is_bound(self) -> bool:
+        return self.status.get("phase") == "Bound"
+
+
+@dataclass(frozen=True)
+class Job(Resource):
+    """A Job that copies a volume."""
+
+    def condition(self, kind: str) -> Json | None:
+        for condition in self.status.get("conditions") or ():
+            if condition["type"] == kind and condition.get("status") == "True":
+                return condition  # type: ignore[no-any-return]
+        return None
+
 
 @dataclass(frozen=True)
 class Pod(Owned):
@@ -158,6 +195,18 @@ class Pod(Owned):
             elif "ephemeral" in volume:
                 found.add(f"{self.name}-{volume['name']}")
         return frozenset(found)
+
+    @property
+    def job(self) -> str:
+        """Name of the Job it belongs to, or empty."""
+        return str(self.labels.get(names.JOB_NAME, ""))
+
+    @property
+    def last_message(self) -> str:
+        """What its first container left as its termination message."""
+        for status in self.status.get("containerStatuses") or ():
+            return str(((status.get("state") or {}).get("terminated") or {}).get("message") or "")
+        return ""
 
     @property
     def notebook(self) -> Container | None:
@@ -271,6 +320,25 @@ class Refusal:
 
 
 @dataclass(frozen=True)
+class Copying:
+    """How volumes are copied: the image, who the lab's files belong to, and the limits. Durations in seconds."""
+
+    image: str = ""
+    pull_policy: str = "IfNotPresent"
+    pull_secrets: tuple[str, ...] = ()
+    uid: int = 1000
+    gid: int = 100
+    fs_gid: int = 100
+    labels: Mapping[str, str] = field(default_factory=dict)
+    node_selector: Mapping[str, str] = field(default_factory=dict)
+    tolerations: tuple[Mapping[str, Any], ...] = ()
+    resources: Mapping[str, Any] = field(default_factory=dict)
+    deadline: int = 3600
+    keep_last: int = 3
+    keep_days: int = 30
+
+
+@dataclass(frozen=True)
 class Settings:
     """What an administrator may tune. Durations in seconds."""
 
@@ -282,6 +350,8 @@ class Settings:
     stop_timeout: float = 120
     start_failure_timeout: float = 60
     stalled_after: float = 60
+    most_finished_requests: int = 5000
+    copying: Copying = field(default_factory=Copying)
 
 
 @dataclass(frozen=True)
@@ -290,16 +360,18 @@ class World:
 
     ``pods`` and ``claims`` are live lists, read after the request itself. ``answers`` holds what earlier attempts of
     this operator process were told, by step key: None for a step that passed. ``answering`` are the IDs of container
-    instances that were asked and have answered.
+    instances that were asked and have answered; ``retained`` are released PersistentVolumes that their class keeps.
     """
 
     now: datetime
     request: Request
     pods: tuple[Pod, ...] = ()
     claims: tuple[Claim, ...] = ()
+    jobs: tuple[Job, ...] = ()
     others: tuple[Request, ...] = ()
     table: Mapping[str, Volume] = field(default_factory=dict)
     answers: Mapping[str, Refusal | None] = field(default_factory=dict)
     recent_restarts: Mapping[str, int] = field(default_factory=dict)
     answering: frozenset[str] = frozenset()
+    retained: frozenset[str] = frozenset()
     settings: Settings = field(default_factory=Settings)

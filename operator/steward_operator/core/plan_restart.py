@@ -14,14 +14,27 @@ from steward_api.phases import Phase, Reason, Strategy
 
 from . import bounce
 from .admission import before_anything, deadline
-from .clock import format_time, parse_time
+from .clock import format_time
 from .model import Container, Pod, Request, World
+from .server import (
+    CRASHED_AFTER,
+    LOOK_AGAIN,
+    NotStarted,
+    NotStopped,
+    Started,
+    Stopped,
+    answers,
+    await_answer,
+    began,
+    crash,
+    next_step,
+    server_pod,
+    start,
+    stop,
+)
 from .status import fail, finish, step_or_wait, write_status
-from .steps import Done, Plan, ResizePod, StartServer, StopServer, Wait
+from .steps import Done, Plan, ResizePod, Wait
 
-LOOK_AGAIN = timedelta(seconds=2)
-#: Two instances more than at the first look: ours, and one that came and went after it.
-CRASHED_AFTER = 2
 #: Kubernetes' own default of terminationGracePeriodSeconds.
 DEFAULT_GRACE = 30
 
@@ -39,16 +52,6 @@ def plan_restart(world: World) -> Plan:
     return _bounce(world)
 
 
-def server_pod(world: World) -> Pod | None:
-    """The newest pod of the request's server that has not ended."""
-    found = [
-        pod
-        for pod in world.pods
-        if pod.is_server and not pod.is_over and (pod.user, pod.server) == (world.request.user, world.request.server)
-    ]
-    return max(found, key=lambda pod: (not pod.is_deleting, str(pod.meta.get("creationTimestamp"))), default=None)
-
-
 def _begin(world: World) -> Plan:
     if refused := before_anything(world):
         return refused
@@ -60,20 +63,13 @@ def _begin(world: World) -> Plan:
         return fail(world, Reason.SERVER_NOT_RUNNING, "The server is still starting; there is nothing to restart yet.")
     recorded = world.request.status.get("containerID")
     if recorded and recorded != container.id:
-        if _answers(world, pod, container):
+        if answers(world, pod, container):
             return finish(world, Phase.SUCCEEDED, Reason.JOINED, newContainerID=container.id)
         return _wait_observed(world, pod, container, Reason.WAITING_FOR_OTHER, "The server is being restarted.")
     if active := _active_other(world):
         told = f"The restart {active.name} is running; this request ends with it."
         return _wait_observed(world, pod, container, Reason.WAITING_FOR_OTHER, told)
     return _choose(world, pod, container)
-
-
-def _answers(world: World, pod: Pod, container: Container) -> bool:
-    """Asked itself where it can be; the kubelet's word is stale for a moment after an in-place restart."""
-    if not pod.probe_url:
-        return container.answers
-    return container.state == "running" and container.id in world.answering
 
 
 def _active_other(world: World) -> Request | None:
@@ -183,7 +179,7 @@ def _bounce(world: World) -> Plan:
     ):
         return _crashed(world, container)
     if container.id != status["containerID"]:
-        if _answers(world, pod, container):
+        if answers(world, pod, container):
             return finish(world, Phase.SUCCEEDED, Reason.RESTARTED, newContainerID=container.id)
         return _await_answer(world)
     return _kill(world, pod, container)
@@ -209,7 +205,7 @@ def _kill(world: World, pod: Pod, container: Container) -> Plan:
             # Killed, and the start refused for the moment: left alone, exit code 0 would be taken for the end.
             return _not_in_place(world, pod, container, Reason.TOO_MANY_RESTARTS, "")
         grace = float(pod.spec.get("terminationGracePeriodSeconds") or DEFAULT_GRACE)
-        overdue = world.now >= _began(world) + timedelta(seconds=grace + world.settings.kill_timeout)
+        overdue = world.now >= began(world) + timedelta(seconds=grace + world.settings.kill_timeout)
         if bounce.pending_reason(pod) or (overdue and not pod.condition("PodResizeInProgress")):
             return _revert(world, pod, container)
         return Wait("the kubelet restarts the container", world.now + LOOK_AGAIN)
@@ -247,13 +243,13 @@ def _lost_pod(world: World, pod: Pod | None) -> Plan:
     """The pod went while it was restarted. Whoever took it, the goal is a new instance that answers."""
     present = server_pod(world)
     if pod is not None and pod.is_deleting:
-        if world.now < _began(world) + timedelta(seconds=world.settings.stop_timeout):
+        if world.now < began(world) + timedelta(seconds=world.settings.stop_timeout):
             return Wait("the pod goes", world.now + LOOK_AGAIN)
     elif pod is not None and pod.notebook is not None and world.request.spec.get("strategy") != Strategy.IN_PLACE:
         return _start_recreate(world, pod, pod.notebook)
     if present and present.uid != world.request.status["podUID"]:
         container = present.notebook
-        if container and _answers(world, present, container):
+        if container and answers(world, present, container):
             return finish(
                 world, Phase.SUCCEEDED, Reason.RESTARTED, "The server was started anew meanwhile and answers.",
                 newContainerID=container.id, newPodUID=present.uid,
@@ -263,85 +259,37 @@ def _lost_pod(world: World, pod: Pod | None) -> Plan:
 
 
 def _crashed(world: World, container: Container) -> Plan:
-    ended = container.last_ended
-    code = ended.get("exitCode")
-    words = str(ended.get("message") or "").strip()[-4000:]
-    told = "The server was restarted and ended before it answered" + (f", with exit code {code}." if code else ".")
+    told, words = crash(container)
     return fail(world, Reason.LAB_CRASHED, told, newContainerID=container.id or None, lastWords=words or None)
-
-
-def _began(world: World) -> datetime:
-    return parse_time(world.request.status.get("startTime")) or world.now
 
 
 def _last_moment(world: World, pod: Pod) -> datetime:
     """Whatever hinders a restart in place, it is not waited for longer than this."""
     grace = float(pod.spec.get("terminationGracePeriodSeconds") or DEFAULT_GRACE)
-    return _began(world) + timedelta(seconds=grace + world.settings.answer_timeout)
-
-
-def _step_began(world: World) -> datetime:
-    return parse_time(world.request.status.get("stepTime")) or _began(world)
+    return began(world) + timedelta(seconds=grace + world.settings.answer_timeout)
 
 
 def _await_answer(world: World) -> Plan:
-    limit = _step_began(world) + timedelta(seconds=world.settings.answer_timeout)
-    if world.now >= limit:
-        return fail(world, Reason.TIMED_OUT)
-    return Wait("the server answers", min(limit, world.now + LOOK_AGAIN))
+    waiting = await_answer(world)
+    return fail(world, waiting.reason) if isinstance(waiting, NotStarted) else waiting
 
 
 def _recreate(world: World) -> Plan:
-    status = world.request.status
-    present = server_pod(world)
-    if status.get("step") == "Stopping":
-        return _await_stop(world)
-    if present and present.uid != status["podUID"]:
-        container = present.notebook
-        if container and _answers(world, present, container):
-            return finish(world, Phase.SUCCEEDED, Reason.RESTARTED, newPodUID=present.uid, newContainerID=container.id)
-        if container and container.restart_count >= CRASHED_AFTER:
+    old = world.request.status["podUID"]
+    if world.request.status.get("step") == "Stopping":
+        match stop(world, old):
+            case Stopped():
+                return next_step(world, "Starting", "The server has stopped and is being started.")
+            case NotStopped(reason, message):
+                return fail(world, reason, message)
+            case stopping:
+                return stopping
+    match start(world, old):
+        case Started(pod, container):
+            return finish(world, Phase.SUCCEEDED, Reason.RESTARTED, newPodUID=pod.uid, newContainerID=container.id)
+        case NotStarted(crashed=Container() as container):
             return _crashed(world, container)
-        return _await_answer(world)
-    return _start(world)
-
-
-def _await_stop(world: World) -> Plan:
-    """The hub stops the server; its pod has to be gone before it is started again."""
-    old = next((pod for pod in world.pods if pod.uid == world.request.status["podUID"]), None)
-    if old is None:
-        return _next_step(world, "Starting", "The server has stopped and is being started.")
-    waited = (world.now - _step_began(world)).total_seconds()
-    if not old.is_deleting:
-        stop = StopServer(world.request.user, world.request.server)
-        if stop.key not in world.answers:
-            return stop
-        if (refused := world.answers[stop.key]) and waited >= world.settings.start_failure_timeout:
-            told = f"The hub did not stop the server: {refused.message} It is still running."
-            return fail(world, Reason.START_FAILED, told)
-    if waited >= world.settings.stop_timeout:
-        return fail(world, Reason.TIMED_OUT, "The server did not stop in time. Its pod is still there.")
-    return Wait("the pod goes", world.now + LOOK_AGAIN)
-
-
-def _start(world: World) -> Plan:
-    """Asked for until the hub has taken it, and then no more: a start that fails must not be tried again and again."""
-    waited = (world.now - _step_began(world)).total_seconds()
-    if world.request.status.get("step") == "Awaiting":
-        if waited >= world.settings.start_failure_timeout:
-            return fail(world, Reason.START_FAILED)
-        return Wait("the pod comes", world.now + LOOK_AGAIN)
-    start = StartServer(world.request.user, world.request.server)
-    if start.key not in world.answers:
-        return start
-    refused = world.answers[start.key]
-    if refused is None:
-        return _next_step(world, "Awaiting", "The server is starting.")
-    if waited >= world.settings.stop_timeout:
-        told = f"The server was stopped, and the hub did not start it: {refused.message}"
-        return fail(world, Reason.START_FAILED, told)
-    return Wait("the hub takes the start", world.now + LOOK_AGAIN)
-
-
-def _next_step(world: World, step: str, told: str) -> Plan:
-    return write_status(world, Phase.RESTARTING, Reason.IN_PROGRESS, told, step=step, stepTime=format_time(world.now))
+        case NotStarted(reason, message):
+            return fail(world, reason, message)
+        case starting:
+            return starting

@@ -17,9 +17,13 @@ LONGEST_MESSAGE = 4096
 
 
 def write_status(
-    world: World, phase: Phase, reason: Reason, message: str = "", *, stalled: bool = False, **fields: Any
-) -> WriteStatus:
-    """The present status moved to ``phase``. A field given as None is taken out."""
+    world: World, phase: Phase, reason: Reason, message: str = "", *, stalled: bool = False,
+    server_started: bool | None = None, **fields: Any,
+) -> WriteStatus:  # fmt: skip
+    """The present status moved to ``phase``. A field given as None is taken out.
+
+    ``server_started`` says of a server that the request stopped whether it runs again.
+    """
     message = (message or SENTENCES[reason])[:LONGEST_MESSAGE]
     present = world.request.status
     status: dict[str, Any] = {**present, **fields}
@@ -33,19 +37,23 @@ def write_status(
     if phase in ENDS:
         status["completionTime"] = format_time(world.now)
         status.pop("waitingUntil", None)
-    status["conditions"] = _conditions(world, phase, reason, message, stalled)
+    status["conditions"] = _conditions(world, phase, reason, message, stalled, server_started)
     return WriteStatus(status)
 
 
-def _conditions(world: World, phase: Phase, reason: Reason, message: str, stalled: bool) -> list[dict[str, Any]]:
+def _conditions(
+    world: World, phase: Phase, reason: Reason, message: str, stalled: bool, server_started: bool | None
+) -> list[dict[str, Any]]:
     ended = phase in ENDS
-    values = {
+    values: dict[ConditionType, bool] = {
         ConditionType.COMPLETE: phase is Phase.SUCCEEDED,
         ConditionType.FAILED: phase is Phase.FAILED,
         ConditionType.FINISHED: ended,
         ConditionType.RECONCILING: not ended,
         ConditionType.STALLED: stalled and not ended,
     }
+    if server_started is not None:
+        values[ConditionType.SERVER_STARTED] = server_started
     before = {c["type"]: c for c in world.request.status.get("conditions") or ()}
     return [
         {

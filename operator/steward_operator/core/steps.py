@@ -59,6 +59,34 @@ class CreateClaim:
 
 
 @dataclass(frozen=True)
+class AnnotateClaim:
+    """Set, or with None take away, an annotation of a backup's claim."""
+
+    name: str
+    uid: str
+    resource_version: str
+    annotation: str
+    value: str | None
+
+
+@dataclass(frozen=True)
+class CreateJob:
+    manifest: Mapping[str, Any]
+
+    @property
+    def key(self) -> str:
+        return f"job/{self.manifest['metadata']['name']}"
+
+
+@dataclass(frozen=True)
+class DeleteJob:
+    """Its pods go with it."""
+
+    name: str
+    uid: str
+
+
+@dataclass(frozen=True)
 class ResizePod:
     """Change the notebook container's resources; the kubelet restarts it for that."""
 
@@ -93,11 +121,11 @@ class StartServer:
 
 
 Step = (
-    WriteStatus | AddFinalizer | RemoveFinalizer | TryCreateClaim | DeleteClaim | CreateClaim | ResizePod
-    | StopServer | StartServer
+    WriteStatus | AddFinalizer | RemoveFinalizer | TryCreateClaim | DeleteClaim | CreateClaim | AnnotateClaim
+    | CreateJob | DeleteJob | ResizePod | StopServer | StartServer
 )  # fmt: skip
 #: The steps that the cluster or the hub may refuse for a reason the plan wants to know.
-Refusable = TryCreateClaim | DeleteClaim | CreateClaim | ResizePod | StopServer | StartServer
+Refusable = TryCreateClaim | DeleteClaim | CreateClaim | CreateJob | ResizePod | StopServer | StartServer
 
 
 @dataclass(frozen=True)

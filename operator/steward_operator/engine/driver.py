@@ -10,15 +10,19 @@ from datetime import UTC, datetime
 from typing import Any
 
 from steward_api import names
+from steward_api.phases import ContentsFrom, Phase
 from steward_api.volumes import Volume
 
-from steward_operator.core.model import Claim, Pod, Refusal, Request, Settings, World
+from steward_operator.core.model import Claim, Job, Pod, Refusal, Request, Settings, World
 from steward_operator.core.plan_reset import plan_reset
 from steward_operator.core.plan_restart import plan_restart
 from steward_operator.core.steps import (
     AddFinalizer,
+    AnnotateClaim,
     CreateClaim,
+    CreateJob,
     DeleteClaim,
+    DeleteJob,
     Done,
     RemoveFinalizer,
     ResizePod,
@@ -107,7 +111,10 @@ class Driver:
         self._requests.put(manifest)
         request = Request(manifest)
         selector = "" if kind == names.VOLUME_RESET else SERVERS_ONLY
+        # The Jobs before the pods: what a finished Job's pod reported is there when the Job says that it has finished.
+        jobs = await self._jobs_of(request)
         listed_pods, listed_claims = await asyncio.gather(self._kube.list_pods(selector), self._kube.list_claims())
+        retained = await self._retained(request)
         now = self._now()
         pods = tuple(Pod(pod) for pod in listed_pods)
         own = [pod for pod in pods if pod.is_server and pod.user == request.user]
@@ -118,6 +125,8 @@ class Driver:
             request=request,
             pods=pods,
             claims=tuple(Claim(claim) for claim in listed_claims),
+            jobs=jobs,
+            retained=retained,
             others=self._requests.of_user(request.user, excluding=key),
             table=self._table,
             answers=dict(answers),
@@ -126,11 +135,38 @@ class Driver:
             settings=self._settings,
         )
 
+    async def _jobs_of(self, request: Request) -> tuple[Job, ...]:
+        volumes = request.status.get("volumes") or ()
+        copies = (request.spec.get("contents") or {}).get("from") == ContentsFrom.BACKUP
+        if request.kind != names.VOLUME_RESET or not (copies or any("backup" in row for row in volumes)):
+            return ()
+        return tuple(Job(job) for job in await self._kube.list_jobs(f"{names.REQUEST}={request.uid}"))
+
+    async def _retained(self, request: Request) -> frozenset[str]:
+        """Old volumes that are released and kept. Without the right to see volumes nothing is told about them."""
+        found = set()
+        if request.phase is Phase.RECREATING:
+            for row in request.status.get("volumes") or ():
+                if name := row.get("persistentVolume"):
+                    try:
+                        volume = await self._kube.get_volume(name)
+                    except KubeError as error:
+                        if error.is_gone or error.is_refusal:
+                            continue
+                        raise
+                    claimed = (volume["spec"].get("claimRef") or {}).get("uid")
+                    if volume["spec"].get("persistentVolumeReclaimPolicy") == "Retain" and claimed == row["uid"]:
+                        found.add(name)
+        return frozenset(found)
+
     def _probe_new_instances(self, request: Request, pods: list[Pod]) -> None:
         """Ask every instance that is not the one to go; the queue hears of the answer."""
         going = request.status.get("containerID")
+        stopped = request.status.get("podUID") if request.status.get("ending") else None
         for pod in pods:
-            if going and pod.server == request.server and pod.notebook and pod.notebook.id != going:
+            if pod.server != request.server or pod.notebook is None:
+                continue
+            if (going and pod.notebook.id != going) or (stopped and pod.uid != stopped):
                 self._prober.watch(pod)
 
     async def _do(self, world: World, step: Step, answers: dict[str, Refusal | None]) -> None:
@@ -145,16 +181,22 @@ class Driver:
                     await self._set_finalizers(request, [f for f in _finalizers(request) if f != names.FINALIZER])
                 case TryCreateClaim():
                     answers[step.key] = await self._try_create(step)
-                case CreateClaim() | DeleteClaim() | ResizePod():
+                case CreateClaim() | DeleteClaim() | CreateJob() | ResizePod():
                     await self._change(step)
                     answers[step.key] = None
+                case AnnotateClaim():
+                    await self._kube.annotate_claim(
+                        step.name, step.uid, step.resource_version, {step.annotation: step.value}
+                    )
+                case DeleteJob():
+                    await self._kube.delete_job(step.name, step.uid)
                 case StopServer() | StartServer():
                     await self._ask_hub(step, answers)
         except KubeError as error:
             if error.is_conflict or error.is_already_there or error.is_gone:
                 log(logging.INFO, "looking again", request=request.name, uid=request.uid, step=type(step).__name__)
                 return
-            if error.is_refusal and isinstance(step, CreateClaim | DeleteClaim | ResizePod):
+            if error.is_refusal and isinstance(step, CreateClaim | DeleteClaim | CreateJob | ResizePod):
                 answers[step.key] = Refusal(error.status, error.message)
                 log(logging.WARNING, "refused", request=request.name, uid=request.uid, step=type(step).__name__,
                     answer=error.message)  # fmt: skip
@@ -173,12 +215,14 @@ class Driver:
             raise
         return None
 
-    async def _change(self, step: CreateClaim | DeleteClaim | ResizePod) -> None:
+    async def _change(self, step: CreateClaim | DeleteClaim | CreateJob | ResizePod) -> None:
         match step:
             case CreateClaim():
                 await self._kube.create_claim(step.template)
             case DeleteClaim():
                 await self._kube.delete_claim(step.name, step.uid, step.resource_version)
+            case CreateJob():
+                await self._kube.create_job(step.manifest)
             case ResizePod():
                 await self._kube.resize_pod(
                     step.name, step.uid, step.resource_version, names.NOTEBOOK_CONTAINER, step.resources

@@ -1,17 +1,16 @@
-"""What is done now and then: finished requests past their time are deleted, and the watches are checked by a list."""
+"""What is done now and then: what is old is deleted, and the watches are checked by a list."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from steward_api.names import PLURALS
 
-from steward_operator.core.admission import is_replayed
-from steward_operator.core.clock import parse_time
-from steward_operator.core.model import Pod, World
+from steward_operator.core.model import Claim, Pod, Settings
+from steward_operator.core.retention import old_backups, old_requests
 from steward_operator.kube.api import KubeApi, KubeError
 from steward_operator.obs.log import log
 
@@ -37,30 +36,41 @@ async def resync(kube: KubeApi, requests: Requests, servers: Servers, add: Calla
             add((request.kind, request.name))
 
 
-async def delete_expired(kube: KubeApi, requests: Requests, now: datetime) -> None:
-    """Delete finished requests whose TTL is over. What a tool would apply again is kept: it would erase again."""
-    for request in requests.all():
-        ttl = request.spec.get("ttlSecondsAfterFinished")
-        ended = parse_time(request.status.get("completionTime"))
-        if not request.is_finished or ttl is None or ended is None or request.is_deleting:
-            continue
-        if now < ended + timedelta(seconds=ttl) or is_replayed(World(now=now, request=request)):
-            continue
+async def delete_old_requests(kube: KubeApi, requests: Requests, settings: Settings, now: datetime) -> None:
+    for request in old_requests(requests.all(), settings.most_finished_requests, now):
         try:
-            await kube.delete_request(request.kind, request.name, request.uid, str(request.meta["resourceVersion"]))
+            await kube.delete_request(request.kind, request.name, request.uid, request.resource_version)
+        except KubeError as error:
+            if not (error.is_gone or error.is_conflict):
+                raise
+
+
+async def delete_old_backups(kube: KubeApi, requests: Requests, settings: Settings, now: datetime) -> None:
+    """Backups are listed before it is asked who wants them, and deleted as they were listed: a pin makes that fail."""
+    claims = [Claim(manifest) for manifest in await kube.list_claims()]
+    for claim in old_backups(claims, requests.all(), settings.copying, now):
+        log(logging.INFO, "backup deleted", claim=claim.name, owner=claim.user, volume=claim.kind)
+        try:
+            await kube.delete_claim(claim.name, claim.uid, claim.resource_version)
         except KubeError as error:
             if not (error.is_gone or error.is_conflict):
                 raise
 
 
 async def run(
-    kube: KubeApi, requests: Requests, servers: Servers, add: Callable[[Key], None], is_leading: Callable[[], bool]
+    kube: KubeApi,
+    requests: Requests,
+    servers: Servers,
+    settings: Settings,
+    add: Callable[[Key], None],
+    is_leading: Callable[[], bool],
 ) -> None:
     while True:
         await asyncio.sleep(RESYNC_EVERY)
         try:
             await resync(kube, requests, servers, add)
             if is_leading():
-                await delete_expired(kube, requests, utc_now())
+                await delete_old_requests(kube, requests, settings, utc_now())
+                await delete_old_backups(kube, requests, settings, utc_now())
         except KubeError as error:
             log(logging.WARNING, "resync failed, trying again", problem=str(error), seconds=RESYNC_EVERY)

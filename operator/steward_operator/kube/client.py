@@ -174,6 +174,38 @@ class HttpKubeApi:
         path = f"{self._core('persistentvolumeclaims')}/{name}"
         await self._call("DELETE", path, body=_preconditions(uid, resource_version))
 
+    async def annotate_claim(
+        self, name: str, uid: str, resource_version: str, annotations: Mapping[str, str | None]
+    ) -> Json:
+        metadata = {"uid": uid, "resourceVersion": resource_version, "annotations": dict(annotations)}
+        return await self._call(
+            "PATCH",
+            f"{self._core('persistentvolumeclaims')}/{name}",
+            query={"fieldManager": FIELD_MANAGER, "fieldValidation": "Strict"},
+            body={"metadata": metadata},
+            content_type="application/merge-patch+json",
+        )
+
+    def _jobs(self) -> str:
+        return f"/apis/batch/v1/namespaces/{self._namespace}/jobs"
+
+    async def list_jobs(self, label_selector: str) -> list[Json]:
+        return await self._list(self._jobs(), label_selector)
+
+    async def create_job(self, job: Mapping[str, Any]) -> Json:
+        query = {"fieldManager": FIELD_MANAGER, "fieldValidation": "Strict"}
+        return await self._call("POST", self._jobs(), query=query, body=dict(job))
+
+    async def delete_job(self, name: str, uid: str) -> None:
+        options = {
+            "apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background",
+            "preconditions": {"uid": uid},
+        }  # fmt: skip
+        await self._call("DELETE", f"{self._jobs()}/{name}", body=options)
+
+    async def get_volume(self, name: str) -> Json:
+        return await self._call("GET", f"/api/v1/persistentvolumes/{name}")
+
     async def resize_pod(
         self, name: str, uid: str, resource_version: str, container: str, resources: Mapping[str, Any]
     ) -> Json:

@@ -1,0 +1,144 @@
+"""Stopping and starting a user's server through the hub, and telling whether it answers. Both kinds need it.
+
+A request that stops a server has its pod's UID in ``status.podUID`` and the step in ``status.step`` first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from steward_api.phases import Reason
+
+from .clock import format_time, parse_time
+from .model import Container, Pod, World
+from .status import write_status
+from .steps import StartServer, StopServer, Wait, WriteStatus
+
+LOOK_AGAIN = timedelta(seconds=2)
+#: Two instances more than at the first look: ours, and one that came and went after it.
+CRASHED_AFTER = 2
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """The pod is gone."""
+
+
+@dataclass(frozen=True)
+class NotStopped:
+    """The server still runs; nothing has been lost."""
+
+    reason: Reason
+    message: str
+
+
+@dataclass(frozen=True)
+class Started:
+    """The new instance answers."""
+
+    pod: Pod
+    container: Container
+
+
+@dataclass(frozen=True)
+class NotStarted:
+    reason: Reason
+    message: str = ""
+    crashed: Container | None = None
+
+
+def server_pod(world: World) -> Pod | None:
+    """The newest pod of the request's server that has not ended."""
+    found = [
+        pod
+        for pod in world.pods
+        if pod.is_server and not pod.is_over and (pod.user, pod.server) == (world.request.user, world.request.server)
+    ]
+    return max(found, key=lambda pod: (not pod.is_deleting, str(pod.meta.get("creationTimestamp"))), default=None)
+
+
+def answers(world: World, pod: Pod, container: Container) -> bool:
+    """Asked itself where it can be; the kubelet's word is stale for a moment after an in-place restart."""
+    if not pod.probe_url:
+        return container.answers
+    return container.state == "running" and container.id in world.answering
+
+
+def began(world: World) -> datetime:
+    return parse_time(world.request.status.get("startTime")) or world.now
+
+
+def step_began(world: World) -> datetime:
+    return parse_time(world.request.status.get("stepTime")) or began(world)
+
+
+def next_step(world: World, step: str, told: str, **fields: Any) -> WriteStatus:
+    """The request stays in its phase and goes on to a step of stopping or starting."""
+    return write_status(
+        world, world.request.phase, Reason.IN_PROGRESS, told, step=step, stepTime=format_time(world.now), **fields
+    )
+
+
+def await_answer(world: World) -> Wait | NotStarted:
+    limit = step_began(world) + timedelta(seconds=world.settings.answer_timeout)
+    if world.now >= limit:
+        return NotStarted(Reason.TIMED_OUT)
+    return Wait("the server answers", min(limit, world.now + LOOK_AGAIN))
+
+
+def crash(container: Container) -> tuple[str, str]:
+    """What is told of a server that came up and ended, and its last words."""
+    ended = container.last_ended
+    code = ended.get("exitCode")
+    words = str(ended.get("message") or "").strip()[-4000:]
+    return "The server was restarted and ended before it answered" + (
+        f", with exit code {code}." if code is not None else "."
+    ), words
+
+
+def stop(world: World, pod_uid: str) -> StopServer | Wait | Stopped | NotStopped:
+    """The hub stops the server; its pod has to be gone before anything else happens."""
+    old = next((pod for pod in world.pods if pod.uid == pod_uid), None)
+    if old is None:
+        return Stopped()
+    waited = (world.now - step_began(world)).total_seconds()
+    if not old.is_deleting:
+        step = StopServer(world.request.user, world.request.server)
+        if step.key not in world.answers:
+            return step
+        if (refused := world.answers[step.key]) and waited >= world.settings.start_failure_timeout:
+            told = f"The hub did not stop the server: {refused.message} It is still running."
+            return NotStopped(Reason.START_FAILED, told)
+    if waited >= world.settings.stop_timeout:
+        return NotStopped(Reason.TIMED_OUT, "The server did not stop in time. Its pod is still there.")
+    return Wait("the pod goes", world.now + LOOK_AGAIN)
+
+
+def start(world: World, old_uid: str) -> StartServer | WriteStatus | Wait | Started | NotStarted:
+    """Asked for until the hub has taken it, and then no more: a start that fails must not be tried again and again."""
+    present = server_pod(world)
+    if present and present.uid != old_uid:
+        container = present.notebook
+        if container and answers(world, present, container):
+            return Started(present, container)
+        if container and container.restart_count >= CRASHED_AFTER:
+            told, _ = crash(container)
+            return NotStarted(Reason.LAB_CRASHED, told, container)
+        return await_answer(world)
+    waited = (world.now - step_began(world)).total_seconds()
+    if world.request.status.get("step") == "Awaiting":
+        if waited >= world.settings.start_failure_timeout:
+            return NotStarted(Reason.START_FAILED)
+        return Wait("the pod comes", world.now + LOOK_AGAIN)
+    step = StartServer(world.request.user, world.request.server)
+    if step.key not in world.answers:
+        return step
+    refused = world.answers[step.key]
+    if refused is None:
+        return next_step(world, "Awaiting", "The server is starting.")
+    if waited >= world.settings.stop_timeout:
+        told = f"The server was stopped, and the hub did not start it: {refused.message}"
+        return NotStarted(Reason.START_FAILED, told)
+    return Wait("the hub takes the start", world.now + LOOK_AGAIN)
