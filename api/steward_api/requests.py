@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from .names import API_VERSION, PLURALS, SERVER_RESTART, VOLUME_RESET
-from .phases import ENDS, RequesterKind, Strategy
+from .phases import ENDS, ContentsFrom, RequesterKind, Strategy
 
 #: What the hub asks for: finished requests stay readable for a month.
 HUB_TTL_SECONDS = 30 * 86_400
@@ -18,21 +18,22 @@ def requester(kind: RequesterKind, name: str) -> dict[str, str]:
 
 def volume_reset(
     *, user: str, server: str, expected: Mapping[str, str], requested_by: Mapping[str, str], reason: str = "",
-    ttl: int | None = None,
+    ttl: int | None = None, put_back: str = "",
 ) -> dict[str, Any]:  # fmt: skip
-    """A reset of the volumes in ``expected`` (kind -> UID of the claim the requester saw)."""
-    return _request(
-        VOLUME_RESET,
-        {
-            "user": user,
-            "server": server,
-            "volumes": sorted(expected),
-            "expected": [{"volume": kind, "uid": uid} for kind, uid in sorted(expected.items())],
-            "requestedBy": dict(requested_by),
-        },
-        reason,
-        ttl,
-    )
+    """A reset of the volumes in ``expected`` (kind -> UID of the claim the requester saw).
+
+    ``put_back`` is the name of the backup that the one volume is to hold afterwards; empty for an empty volume.
+    """
+    spec: dict[str, Any] = {
+        "user": user,
+        "server": server,
+        "volumes": sorted(expected),
+        "expected": [{"volume": kind, "uid": uid} for kind, uid in sorted(expected.items())],
+        "requestedBy": dict(requested_by),
+    }
+    if put_back:
+        spec["contents"] = {"from": str(ContentsFrom.BACKUP), "name": put_back}
+    return _request(VOLUME_RESET, spec, reason, ttl)
 
 
 def server_restart(

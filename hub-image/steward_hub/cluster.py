@@ -146,12 +146,11 @@ class OperatorWatch:
         return ""
 
 
-async def claims_of(namespace: str, user: str) -> list[Any]:
-    """The user's claims (V1PersistentVolumeClaim), by the raw name in their annotation."""
+async def claims_of(namespace: str, user: str, component: str = names.STORAGE_COMPONENT) -> list[Any]:
+    """The user's claims (V1PersistentVolumeClaim), or with another component his backups, by the raw name in their
+    annotation."""
     api = shared_client("CoreV1Api")
     page = await _bounded(
-        api.list_namespaced_persistent_volume_claim(
-            namespace, label_selector=f"{names.COMPONENT}={names.STORAGE_COMPONENT}"
-        )
+        api.list_namespaced_persistent_volume_claim(namespace, label_selector=f"{names.COMPONENT}={component}")
     )
     return [c for c in page.items if (c.metadata.annotations or {}).get(names.USERNAME) == user]

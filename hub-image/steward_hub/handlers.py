@@ -24,7 +24,7 @@ from steward_api.volumes import Volume
 from . import scopes
 from .cluster import ClusterAway, ClusterRefused, OperatorWatch, Requests, claims_of
 from .states import Button, Card, Facts, derive
-from .views import active_request, claim_of, container_answers, is_same_action, summary
+from .views import active_request, backups_of, claim_of, container_answers, is_same_action, summary
 
 MOST_REQUESTS_A_MINUTE = 20
 LONGEST_REASON = 256
@@ -190,7 +190,10 @@ class StateHandler(StewardHandler):
         )
 
     async def volumes(self, user: Any, spawner: Any) -> list[dict[str, Any]]:
-        claims = await claims_of(self.steward.namespace, user.name)
+        claims, held = await asyncio.gather(
+            claims_of(self.steward.namespace, user.name),
+            claims_of(self.steward.namespace, user.name, names.BACKUP_COMPONENT),
+        )
         rows = []
         for kind, volume in sorted(self.steward.table.items(), key=lambda row: (row[0] != names.HOME, row[0])):
             claim = claim_of(claims, volume, spawner.name)
@@ -210,6 +213,8 @@ class StateHandler(StewardHandler):
                     "uid": claim.metadata.uid if claim else None,
                     "resettable": not refusal,
                     "why": refusal,
+                    "backup": str(volume.backup),
+                    "backups": backups_of(held, volume, spawner.name),
                 }
             )
         return rows
@@ -243,19 +248,23 @@ class RestartHandler(StewardHandler):
 class ResetHandler(StewardHandler):
     """``POST …/server/reset``: ``{"volumes": ["workspace"], "expected": {"workspace": UID}, "reason": "…"}``.
 
-    ``expected`` is what the user was looking at; left out, it is what is there now.
+    ``expected`` is what the user was looking at; left out, it is what is there now. With ``"putBack": "NAME"`` the one
+    volume holds that backup afterwards instead of nothing.
     """
 
     @needs_scope(scopes.RESET, "admin:users")
     async def post(self, user_name: str, server_name: str = "") -> None:
         user, spawner = self.target(user_name, server_name)
-        data = self.body({"volumes", "expected", "reason"})
+        data = self.body({"volumes", "expected", "reason", "putBack"})
         kinds = data.get("volumes")
         if not isinstance(kinds, list) or not kinds or not all(isinstance(k, str) for k in kinds):
             raise web.HTTPError(400, "volumes must be a list with at least one volume.")
         expected = data.get("expected", {})
         if not isinstance(expected, dict) or not all(isinstance(v, str) and v for v in expected.values()):
             raise web.HTTPError(400, "expected must map volumes to UIDs.")
+        put_back = data.get("putBack", "")
+        if not isinstance(put_back, str) or (put_back and len(set(kinds)) != 1):
+            raise web.HTTPError(400, "putBack must be the name of a backup, of exactly one volume.")
         for kind in kinds:
             if kind not in self.steward.table:
                 raise web.HTTPError(400, f"There is no volume '{kind}'. There are: {', '.join(self.steward.table)}.")
@@ -273,16 +282,27 @@ class ResetHandler(StewardHandler):
                 if claim is None:
                     raise web.HTTPError(409, f"The volume '{kind}' does not exist yet; the next start creates it.")
                 seen.setdefault(kind, claim.metadata.uid)
+            if put_back:
+                await self.refuse_unknown_backup(user, spawner, kinds[0], put_back)
             return volume_reset(
                 user=user.name,
                 server=spawner.name,
                 expected={kind: seen[kind] for kind in set(kinds)},
+                put_back=put_back,
                 requested_by=self.requested_by(),
                 reason=data.get("reason", ""),
                 ttl=HUB_TTL_SECONDS,
             )
 
         await self.create(user, spawner, Button.VOLUMES, manifest)
+
+    async def refuse_unknown_backup(self, user: Any, spawner: Any, kind: str, name: str) -> None:
+        try:
+            held = await claims_of(self.steward.namespace, user.name, names.BACKUP_COMPONENT)
+        except ClusterAway as away:
+            raise web.HTTPError(503, "The cluster does not answer at the moment. Try again shortly.") from away
+        if name not in [backup["name"] for backup in backups_of(held, self.steward.table[kind], spawner.name)]:
+            raise web.HTTPError(404, f"There is no backup '{name}' of this volume.")
 
 
 class CancelHandler(StewardHandler):

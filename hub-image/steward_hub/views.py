@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from steward_api import names
-from steward_api.phases import SENTENCES, Reason
+from steward_api.phases import SENTENCES, BackupState, Phase, Reason
 from steward_api.requests import is_finished
 from steward_api.volumes import Volume
 
@@ -36,7 +37,9 @@ def is_same_action(active: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool
         return False
     if active["kind"] == names.SERVER_RESTART:
         return True
-    return sorted(active["spec"]["volumes"]) == sorted(wanted["spec"]["volumes"])
+    return sorted(active["spec"]["volumes"]) == sorted(wanted["spec"]["volumes"]) and (
+        (active["spec"].get("contents") or {}).get("name") == (wanted["spec"].get("contents") or {}).get("name")
+    )
 
 
 def summary(request: Mapping[str, Any]) -> dict[str, Any]:
@@ -57,13 +60,37 @@ def summary(request: Mapping[str, Any]) -> dict[str, Any]:
         "mechanism": status.get("mechanism"),
         "lastWords": status.get("lastWords", ""),
         "outcomes": [
-            {key: row[key] for key in ("volume", "outcome", "message") if key in row}
+            {key: row[key] for key in ("volume", "outcome", "message") if key in row} | _backup_in(row)
             for row in status.get("volumes") or []
         ],
         "cancellable": not is_finished(request)
-        and (status.get("phase") or "Pending") in ("Pending", "Preparing")
+        and (status.get("phase") or "Pending") in (Phase.PENDING, Phase.PREPARING, Phase.BACKING_UP)
+        and "ending" not in status
         and not request["spec"].get("cancel"),
     }
+
+
+def _backup_in(row: Mapping[str, Any]) -> dict[str, str]:
+    """The backup that was made of a volume before it was erased: what an undo puts back."""
+    backup = row.get("backup") or {}
+    if row.get("outcome") != "Reset" or backup.get("state") != BackupState.READY:
+        return {}
+    return {"backup": backup["name"]}
+
+
+def backups_of(claims: list[Any], volume: Volume, server: str) -> list[dict[str, Any]]:
+    """Complete backups of a volume, newest first. ``claims`` are the user's claims that hold backups."""
+    found = []
+    for claim in claims:
+        notes, labels = claim.metadata.annotations or {}, claim.metadata.labels or {}
+        owner = server if volume.is_per_server else ""
+        if labels.get(names.VOLUME) != volume.kind or notes.get(names.SERVERNAME, "") != owner:
+            continue
+        if claim.metadata.deletion_timestamp or names.BACKUP not in notes:
+            continue
+        made = claim.metadata.creation_timestamp.isoformat()
+        found.append({"name": claim.metadata.name, "createdAt": made, **json.loads(notes[names.BACKUP])})
+    return sorted(found, key=lambda backup: backup["createdAt"], reverse=True)
 
 
 def claim_of(claims: list[Any], volume: Volume, server: str) -> Any | None:

@@ -9,6 +9,8 @@ import logging
 import signal
 import socket
 import sys
+from collections.abc import Coroutine
+from contextlib import AsyncExitStack
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -16,25 +18,22 @@ from typing import Any
 import kopf
 import uvloop
 from kopf._core.engines.peering import Identity
-from steward_api.names import PLURALS, SERVER_RESTART, VOLUME_RESET
-from steward_api.volumes import BadVolumeTable, read_table
+from steward_api.volumes import BadVolumeTable, Volume, read_table
 
-from steward_operator.adapters import health, informer
+from steward_operator.adapters import health, informer, startup
 from steward_operator.core.model import Copying, Settings
 from steward_operator.engine import upkeep
 from steward_operator.engine.driver import Driver
 from steward_operator.engine.lease import ForeignRelease, Lease
+from steward_operator.engine.limiter import TokenBucket
 from steward_operator.engine.prober import Prober
 from steward_operator.engine.queue import KeyedQueue
 from steward_operator.engine.store import Key, Requests, Servers
+from steward_operator.engine.watches import Watches
 from steward_operator.hubapi.client import HttpHubApi
-from steward_operator.kube.api import KubeApi, KubeError
+from steward_operator.kube.api import KubeError
 from steward_operator.kube.client import HttpKubeApi, connection
 from steward_operator.obs.log import configure, log
-
-
-class StartUpError(Exception):
-    """Something an administrator has to put right, said in one sentence."""
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -61,69 +60,84 @@ def read_settings(given: dict[str, Any]) -> Settings:
     return Settings(**given, copying=Copying(**copying))
 
 
-async def check_rights(kube: KubeApi) -> None:
-    """A missing CRD or right is told at once, not at the first request."""
-    for kind in PLURALS:
-        try:
-            await kube.list_requests(kind)
-        except KubeError as error:
-            if error.is_gone:
-                raise StartUpError(
-                    f"The CRD of {kind} is not installed; install the chart jupyterhub-steward-crds."
-                ) from error
-            raise
-    needed = [
-        ("patch", "hubsteward.io", PLURALS[VOLUME_RESET], "status"),
-        ("patch", "hubsteward.io", PLURALS[SERVER_RESTART], "status"),
-        ("delete", "", "persistentvolumeclaims", ""),
-        ("create", "", "persistentvolumeclaims", ""),
-        ("patch", "", "pods", "resize"),
-        ("list", "", "pods", ""),
-        ("create", "batch", "jobs", ""),
-    ]
-    for verb, group, resource, subresource in needed:
-        if not await kube.may(verb, group, resource, subresource):
-            what = f"{resource}/{subresource}" if subresource else resource
-            raise StartUpError(f"The operator's service account may not {verb} {what}; its Role is not complete.")
-
-
-async def run(arguments: argparse.Namespace) -> None:
+def load(arguments: argparse.Namespace) -> tuple[dict[str, Volume], Settings, str]:
+    """The storage table, the settings and the hub's token. Raises `startup.StartUpError`."""
     try:
         config = json.loads(arguments.config.read_text())
         table = read_table(config.get("storage") or {})
         settings = read_settings(config.get("settings") or {})
+        token = arguments.hub_token_file.read_text().strip() if arguments.hub_token_file else ""
     except (OSError, ValueError, TypeError, BadVolumeTable) as problem:
-        raise StartUpError(f"The configuration {arguments.config} cannot be used: {problem}") from problem
-    token = arguments.hub_token_file.read_text().strip() if arguments.hub_token_file else ""
+        raise startup.StartUpError(f"The configuration {arguments.config} cannot be used: {problem}") from problem
+    return table, settings, token
 
-    kube = HttpKubeApi(connection(), arguments.namespace)
-    hub = HttpHubApi(arguments.hub_url, token)
-    requests, servers = Requests(), Servers(timedelta(seconds=settings.restart_window))
 
-    def wake(user: str) -> None:
-        for request in requests.of_user(user, excluding=("", "")):
-            queue.add((request.kind, request.name))
+async def run(arguments: argparse.Namespace) -> None:
+    table, settings, token = load(arguments)
+    async with AsyncExitStack() as closing:
+        writes = TokenBucket(settings.writes_per_second, settings.write_burst)
+        kube = HttpKubeApi(connection(), arguments.namespace, writes.take)
+        closing.push_async_callback(kube.close)
+        hub = HttpHubApi(arguments.hub_url, token)
+        closing.push_async_callback(hub.close)
+        requests, servers = Requests(), Servers(timedelta(seconds=settings.restart_window))
+        watches = Watches()
 
-    prober = Prober(settings.answer_timeout, on_answer=wake)
-    driver = Driver(kube, hub, requests, servers, table, settings, arguments.namespace, prober)
+        def wake(user: str) -> None:
+            for request in requests.of_user(user, excluding=("", "")):
+                queue.add((request.kind, request.name))
 
-    async def work(key: Key) -> float | None:
-        # A standby keeps its watches warm and does nothing; on taking over, everything unfinished is looked at.
-        return await driver.process(key) if lease.is_held else None
+        prober = Prober(settings.answer_timeout, on_answer=wake)
+        closing.push_async_callback(prober.close)
+        driver = Driver(kube, hub, requests, servers, table, settings, arguments.namespace, prober)
 
-    queue: KeyedQueue[Key] = KeyedQueue(work)
+        async def work(key: Key) -> float | None:
+            # A standby keeps its watches warm and does nothing; on taking over, everything unfinished is looked at.
+            return await driver.process(key) if lease.is_held else None
 
-    def look_at_all() -> None:
-        for request in requests.all():
-            queue.add((request.kind, request.name))
+        queue: KeyedQueue[Key] = KeyedQueue(work)
 
-    # The pod's name: a container that is restarted in its pod goes on with its own Lease at once.
-    identity = arguments.identity
-    lease = Lease(kube, arguments.release, identity, on_held=look_at_all)
-    await check_rights(kube)
-    await upkeep.resync(kube, requests, servers, queue.add)
-    ready = asyncio.Event()
-    web = await health.serve(arguments.health_port, lambda: "" if ready.is_set() else "the watches are not open yet")
+        def look_at_all() -> None:
+            for request in requests.all():
+                queue.add((request.kind, request.name))
+
+        lease = Lease(kube, arguments.release, arguments.identity, on_held=look_at_all)
+        await startup.patiently(lambda: startup.check(kube))
+        await startup.patiently(lambda: upkeep.resync(kube, requests, servers, queue.add))
+        ready = asyncio.Event()
+        web = await health.serve(
+            arguments.health_port, watches, lambda: "" if ready.is_set() else "the watches are not open yet"
+        )
+        closing.push_async_callback(web.cleanup)
+        watching = kopf.operator(
+            registry=informer.registry(requests, servers, watches, prober, queue.add, wake),
+            settings=informer.settings(),
+            namespaces=[arguments.namespace],
+            clusterwide=False,
+            standalone=True,
+            # Found out by itself it needs a user name, which an arbitrary UID does not have.
+            identity=Identity(arguments.identity),
+            ready_flag=ready,
+        )
+        await until_told_to_stop(
+            ready,
+            lease,
+            startup.check_hub(hub),
+            {
+                "watches": watching,
+                "queue": queue.run(),
+                "lease": lease.run(),
+                "upkeep": upkeep.run(kube, requests, servers, watches, settings, queue.add, lambda: lease.is_held),
+                "events": driver.send_events(),
+                "lag": health.measure_lag(),
+            },
+        )
+
+
+async def until_told_to_stop(
+    ready: asyncio.Event, lease: Lease, first: Coroutine[Any, Any, None], parts: dict[str, Coroutine[Any, Any, None]]
+) -> None:
+    """Run all parts until a signal comes or one of them ends, which none may. ``first`` may end, but not fail."""
     stop = asyncio.Event()
 
     async def wait_for_signal() -> None:
@@ -133,41 +147,19 @@ async def run(arguments: argparse.Namespace) -> None:
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         await stop.wait()
 
-    watching = asyncio.create_task(
-        kopf.operator(
-            registry=informer.registry(requests, servers, prober, queue.add, wake),
-            settings=informer.settings(),
-            namespaces=[arguments.namespace],
-            clusterwide=False,
-            standalone=True,
-            # Found out by itself it needs a user name, which an arbitrary UID does not have.
-            identity=Identity(identity),
-            ready_flag=ready,
-        ),
-        name="watches",
-    )
-    tasks = [
-        watching,
-        asyncio.create_task(queue.run(), name="queue"),
-        asyncio.create_task(lease.run(), name="lease"),
-        asyncio.create_task(
-            upkeep.run(kube, requests, servers, settings, queue.add, lambda: lease.is_held), name="upkeep"
-        ),
-    ]
-    stopping = asyncio.create_task(wait_for_signal(), name="stop")
-    done, _ = await asyncio.wait([*tasks, stopping], return_when=asyncio.FIRST_COMPLETED)
+    checking = asyncio.create_task(first, name="first checks")
+    tasks = [asyncio.create_task(part, name=name) for name, part in parts.items()]
+    tasks.append(asyncio.create_task(wait_for_signal(), name="signal"))
+    done, _ = await asyncio.wait([*tasks, checking], return_when=asyncio.FIRST_COMPLETED)
+    if done == {checking} and checking.exception() is None:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     log(logging.INFO, "stopping", because=", ".join(task.get_name() for task in done))
     await lease.release()
-    for task in [*tasks, stopping]:
+    for task in [*tasks, checking]:
         task.cancel()
-    results = await asyncio.gather(*tasks, return_exceptions=True)
-    await web.cleanup()
-    await prober.close()
-    await kube.close()
-    await hub.close()
-    for result in results:
+    for result in await asyncio.gather(*tasks, checking, return_exceptions=True):
         if isinstance(result, ForeignRelease):
-            raise StartUpError(str(result)) from result
+            raise startup.StartUpError(str(result)) from result
         if isinstance(result, Exception):
             raise result
     if not stop.is_set() and ready.is_set():
@@ -179,7 +171,7 @@ def main() -> int:
     configure(arguments.log_level)
     try:
         uvloop.run(run(arguments))
-    except (StartUpError, KubeError) as problem:
+    except (startup.StartUpError, KubeError) as problem:
         log(logging.ERROR, "cannot run", problem=str(problem))
         return 1
     return 0

@@ -14,7 +14,7 @@ from steward_api import names
 from cluster import cache, local, tools
 from cluster.shell import run
 from tests.support.cluster import wait_for
-from tests.support.control_plane import ControlPlane
+from tests.support.control_plane import ControlPlane, Refused
 from tests.support.fake_kubelet import FakeKubelet
 from tests.support.operator import FakeHub, Operator, Proxy
 
@@ -43,9 +43,20 @@ def api() -> Iterator[ControlPlane]:
         plane.start()
         tools.bin_directory()
         local.chart_dependencies()
-        rendered = run([cache.root() / "bin/helm", "template", "hub", local.CHART, "--namespace", NAMESPACE])
-        kept = {"CustomResourceDefinition", "ServiceAccount", "Role", "RoleBinding", "ValidatingAdmissionPolicy",
-                "ValidatingAdmissionPolicyBinding"}  # fmt: skip
+        rendered = run(
+            [
+                cache.root() / "bin/helm",
+                "template",
+                "hub",
+                local.CHART,
+                "--namespace",
+                NAMESPACE,
+                "--set",
+                "operator.image.tag=test",
+            ]
+        )
+        kept = {"CustomResourceDefinition", "ServiceAccount", "Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding",
+                "ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"}  # fmt: skip
         objects = [o for o in yaml.safe_load_all(rendered) if o and o["kind"] in kept]
         plane.kubectl("create", "namespace", NAMESPACE)
         for chosen in ({"CustomResourceDefinition"}, kept - {"CustomResourceDefinition"}):
@@ -129,7 +140,7 @@ class Namespace:
         found = [o for o in self.api.raw("GET", self.core(resource))["items"] if o["metadata"]["name"] == name]
         return found[0] if found else None
 
-    def make_pod(self, user: str, *, is_server: bool = True) -> None:
+    def make_pod(self, user: str, *, is_server: bool = True, dry_run: bool = False) -> None:
         resources = {"requests": {"cpu": "50m"}}
         body = {
             "metadata": {
@@ -146,7 +157,7 @@ class Namespace:
                 "volumes": [{"name": "w", "persistentVolumeClaim": {"claimName": f"workspace-{user}"}}],
             },
         }  # fmt: skip
-        self.api.raw("POST", self.core("pods"), body)
+        self.api.raw("POST", self.core("pods") + ("?dryRun=All" if dry_run else ""), body)
 
     def start_server(self, user: str) -> Json:
         self.make_pod(user)
@@ -180,7 +191,21 @@ class Namespace:
 
 @pytest.fixture(scope="session")
 def ns(api: ControlPlane) -> Namespace:
-    return Namespace(api)
+    """With the policies in force: the API server takes new ones up within a second."""
+    namespace = Namespace(api)
+    body = {"metadata": {"name": "probe"}, "spec": {"accessModes": ["ReadWriteOnce"],
+            "resources": {"requests": {"storage": "1"}}}}  # fmt: skip
+
+    def is_in_force() -> bool:
+        try:
+            path = namespace.core("persistentvolumeclaims") + "?dryRun=All"
+            api.raw("POST", path, body, token=namespace.token("operator"))
+        except Refused as refused:
+            return "users' volumes" in refused.message
+        return False
+
+    wait_for("the policies are in force", is_in_force, 30)
+    return namespace
 
 
 @pytest.fixture(scope="session")

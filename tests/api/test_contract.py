@@ -24,9 +24,9 @@ KINDS = [names.VOLUME_RESET, names.SERVER_RESTART]
         (names.VOLUME_RESET, {"volumes": ["Work Space"]}, "spec.volumes"),
         (names.VOLUME_RESET, {"volumes": ["workspace", "workspace"]}, "Duplicate"),
         (names.VOLUME_RESET, {"volumes": [f"v{n}" for n in range(17)]}, "spec.volumes"),
-        (names.VOLUME_RESET, {"backup": "Copy"}, "spec.backup"),
-        (names.VOLUME_RESET, {"serverPolicy": "Stop"}, "spec.serverPolicy"),
-        (names.VOLUME_RESET, {"contents": {"from": "Backup"}}, "spec.contents.from"),
+        (names.VOLUME_RESET, {"backup": "Snapshot"}, "spec.backup"),
+        (names.VOLUME_RESET, {"serverPolicy": "Wait"}, "spec.serverPolicy"),
+        (names.VOLUME_RESET, {"contents": {"from": "Template"}}, "spec.contents.from"),
         (names.SERVER_RESTART, {"strategy": "Harder"}, "spec.strategy"),
         (names.SERVER_RESTART, {"startegy": "Auto"}, "unknown field"),
         (names.SERVER_RESTART, {"ttlSecondsAfterFinished": 60}, "ttlSecondsAfterFinished"),
@@ -116,7 +116,8 @@ def test_a_missing_signature_is_refused_with_the_line_to_add(ns: Namespace, kind
 OPERATOR_MAY = {
     ("get", "pods"), ("list", "pods"), ("watch", "pods"), ("patch", "pods/resize"),
     ("get", "persistentvolumeclaims"), ("list", "persistentvolumeclaims"), ("watch", "persistentvolumeclaims"),
-    ("create", "persistentvolumeclaims"), ("delete", "persistentvolumeclaims"),
+    ("create", "persistentvolumeclaims"), ("delete", "persistentvolumeclaims"), ("patch", "persistentvolumeclaims"),
+    ("get", "persistentvolumes"),
 }  # fmt: skip
 HUB_MAY = {
     (verb, resource)
@@ -131,7 +132,7 @@ def test_a_service_account_may_do_its_work_and_nothing_else(
 ) -> None:
     verbs = ["get", "list", "watch", "create", "update", "patch", "delete", "deletecollection"]
     resources = ["pods", "pods/resize", "pods/exec", "pods/ephemeralcontainers", "persistentvolumeclaims", "secrets",
-                 "services", "configmaps", "nodes", "serviceaccounts/token"]  # fmt: skip
+                 "services", "configmaps", "nodes", "persistentvolumes", "serviceaccounts/token"]  # fmt: skip
     found = set()
     for resource in resources:
         for verb in verbs:

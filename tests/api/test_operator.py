@@ -245,4 +245,4 @@ def test_a_missing_right_is_said_at_start(ns: Namespace, tmp_path: Any, api: Any
     )
     powerless.start()
     assert powerless.wait_end() == 1
-    assert "forbidden" in powerless.log.read_text()
+    assert "may not patch" in powerless.log.read_text()

@@ -93,8 +93,6 @@ def test_a_volume_is_reset_by_the_dialog(home: Home, login: Login, kube: Kube) -
     button(page, "Manage volumes").click()
     dialog = page.get_by_role("dialog", name="Manage volumes")
     expect(dialog).to_be_visible()
-    expect(dialog.get_by_label("Home (1Gi)")).to_be_disabled()
-    expect(dialog).to_contain_text("Home cannot be reset yet")
     expect(dialog.get_by_role("button", name="Erase")).to_be_disabled()
     dialog.get_by_label("Workspace (2Gi)").check()
     expect(dialog).to_contain_text("This erases bob's workspace (2Gi). ")
@@ -107,6 +105,67 @@ def test_a_volume_is_reset_by_the_dialog(home: Home, login: Login, kube: Kube) -
     card(page, "stopped")
     after = kube.uids("bob")
     assert {kind for kind in after if after[kind] != before[kind]} == {"workspace"}
+
+
+def test_home_is_erased_with_a_backup_and_comes_back_by_undo(home: Home, login: Login, kube: Kube) -> None:
+    session = login("undoer")
+    forget(kube, "undoer")
+    session.start_and_wait()
+    pod = kube.pod("undoer")
+    assert pod is not None
+    kube.run_in(pod["metadata"]["name"], "sh", "-c", "echo mine > /home/jovyan/thesis.txt")
+    session.stop_and_wait()
+    page = home("undoer")
+    card(page, "stopped")
+    button(page, "Manage volumes").click()
+    dialog = page.get_by_role("dialog", name="Manage volumes")
+    dialog.get_by_label("Home (1Gi)").check()
+    expect(dialog).to_contain_text("A backup of home is made first, so that this can be undone.")
+    picture(page, "dialog-home")
+    dialog.get_by_role("button", name="Erase home").click()
+    expect(outcome(page)).to_contain_text("Done. New and empty: Home.", timeout=60_000)
+    undo = page.get_by_role("button", name="Undo: put home back")
+    expect(undo).to_be_visible()
+    picture(page, "card-undo")
+    assert violations(page) == []
+    undo.click()
+    dialog = page.get_by_role("dialog", name="Put a backup back?")
+    expect(dialog).to_contain_text("back into undoer's home.")
+    assert violations(page) == []
+    picture(page, "dialog-undo")
+    dialog.get_by_role("button", name="Put home back").click()
+    expect(outcome(page)).to_contain_text("The content of the backup is back: Home.", timeout=60_000)
+    button(page, "Manage volumes").click()
+    listed = page.get_by_role("list", name="Backups of home")
+    expect(listed.get_by_role("listitem")).to_have_count(1)
+    assert violations(page) == []
+    page.keyboard.press("Escape")
+    session.start_and_wait()
+    pod = kube.pod("undoer")
+    assert pod is not None
+    assert kube.run_in(pod["metadata"]["name"], "cat", "/home/jovyan/thesis.txt").strip() == "mine"
+
+
+def test_A44_a_server_that_crashes_after_a_restart_shows_its_last_words_and_what_to_do(
+    home: Home, login: Login, kube: Kube
+) -> None:
+    session = login("crasher")
+    forget(kube, "crasher")
+    session.start_and_wait()
+    pod = kube.pod("crasher")
+    assert pod is not None
+    broken = "mkdir -p ~/.jupyter && echo 'raise SystemExit(\"a broken configuration\")' > ~/.jupyter/jupyter_server_config.py"
+    kube.run_in(pod["metadata"]["name"], "sh", "-c", broken)
+    page = home("crasher")
+    card(page, "running")
+    button(page, "Restart").click()
+    page.get_by_role("button", name="Restart server").click()
+    expect(outcome(page)).to_contain_text("ended before it answered", timeout=90_000)
+    expect(outcome(page)).to_contain_text("a broken configuration")
+    assert violations(page) == []
+    anew = page.get_by_role("button", name="Stop and start it anew")
+    expect(anew).to_be_visible()
+    picture(page, "card-crashed")
 
 
 def test_keeping_everything_changes_nothing_and_the_focus_comes_back(home: Home, login: Login, kube: Kube) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+from steward_operator.main import read_settings
 
 from cluster import cache, local, tools
 
@@ -150,10 +151,31 @@ def test_every_generated_value_can_be_brought_along(helm: Any) -> None:
     names = ["cookieSecret", "proxyToken", "operatorToken", "adminPassword", "userPassword"]
     flags = [word for name in names for word in ("--set", f"secrets.{name}.existingSecret=mine-{name.lower()}")]
     rendered = objects(helm, *flags, "--set", "secrets.userPassword.enabled=true")
-    assert not [item for item in rendered if item["kind"] == "Job"]
+    assert [item["metadata"]["name"] for item in rendered if item["kind"] == "Job"] == ["hubsteward-uninstall"]
     text = json.dumps(rendered)
     assert "hubsteward-cookie-secret" not in text
     assert all(f"mine-{name.lower()}" in text for name in names)
+
+
+def test_copies_run_as_the_owner_of_the_labs_files_in_the_operators_image(helm: Any) -> None:
+    flags = ["--set", "singleuser.uid=4000", "--set", "singleuser.fsGid=5000", "--set", "operator.image.tag=t1",
+             "--set", "imagePullSecrets={mine}", "--set", "operator.backups.keepLast=7"]  # fmt: skip
+    rendered = objects(helm, *flags)
+    (config,) = [o for o in rendered if o["kind"] == "ConfigMap" and o["metadata"]["name"] == "operator"]
+    copying = read_settings(json.loads(config["data"]["config.json"])["settings"]).copying
+    assert (copying.uid, copying.fs_gid, copying.image, copying.keep_last) == (4000, 5000, "hub-steward/operator:t1", 7)
+    assert copying.pull_secrets == ("mine",)
+    assert copying.labels["release"] == "hub"
+    (policy,) = [o for o in rendered if o["metadata"]["name"].endswith("operator-jobs") and "Binding" not in o["kind"]]
+    assert "hub-steward/operator:t1" in json.dumps(policy)
+
+
+def test_the_standby_is_as_many_as_are_asked_for(helm: Any) -> None:
+    for count in (1, 3):
+        rendered = objects(helm, "--set", f"operator.replicas={count}")
+        (operator,) = [o for o in rendered if o["kind"] == "Deployment" and o["metadata"]["name"] == "operator"]
+        assert operator["spec"]["replicas"] == count
+        assert any(o["kind"] == "PodDisruptionBudget" for o in rendered) == (count > 1)
 
 
 def test_no_account_can_be_claimed_on_a_fresh_install(helm: Any) -> None:
@@ -173,6 +195,7 @@ def test_labs_cannot_reach_the_operator_and_each_policy_names_who_may(helm: Any)
     assert policies["operator"]["ingress"] == []
     (rule,) = policies["singleuser"]["ingress"]
     assert rule["from"][0]["podSelector"]["matchLabels"] == {"hub.jupyter.org/network-access-singleuser": "true"}
+    assert (policies["volume-copy"]["ingress"], policies["volume-copy"]["egress"]) == ([], [])
     reached = [to for rule in policies["singleuser"]["egress"] for to in rule.get("to", [])]
     assert all(to.get("podSelector", {}).get("matchLabels", {}).get("component") != "operator" for to in reached)
     (block,) = [to["ipBlock"] for to in reached if "ipBlock" in to]

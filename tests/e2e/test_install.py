@@ -86,7 +86,7 @@ def test_buttons_are_off_while_the_operator_is_away_and_accepted_requests_go_on(
         finally:
             other.stop()
     finally:
-        kube("scale", "deployment/operator", "--replicas=1")
+        kube("scale", "deployment/operator", "--replicas=2")
     assert kube.finished("srestart", accepted)["status"]["phase"] == "Succeeded"
     wait_for("the buttons are back", lambda: user.card()["buttons"]["restart"]["allowed"], 60)
 

@@ -78,7 +78,11 @@ def test_A02_one_volume_is_new_and_the_others_keep_their_files(user: Session, ku
     assert not exists(kube, user, "/home/jovyan/workspace/lost")
     assert exists(kube, user, "/home/jovyan/kept")
     assert exists(kube, user, "/home/jovyan/.cache/kept")
-    lines = [json.loads(line) for line in kube("logs", "deployment/operator").splitlines() if '"audit"' in line]
+    lines = [
+        json.loads(line)
+        for line in kube("logs", "-l", "component=operator", "--tail=-1").splitlines()
+        if '"audit"' in line
+    ]
     (line,) = [one for one in lines if one["name"] == name]
     assert line["actor"] == {"kind": "HubUser", "name": user.user}
     assert (line["owner"], line["why"]) == (user.user, "broken environment")
@@ -225,7 +229,8 @@ def test_reset_and_start_at_random_moments_never_meet(user: Session, kube: Kube)
     ("body", "status", "words"),
     [
         ({"volumes": ["models"]}, 400, "There is no volume 'models'"),
-        ({"volumes": ["home"]}, 400, "Home cannot be reset yet"),
+        ({"volumes": ["workspace", "cache"], "putBack": "b"}, 400, "of exactly one volume"),
+        ({"volumes": ["workspace"], "putBack": 1}, 400, "name of a backup"),
         ({"volumes": []}, 400, "at least one volume"),
         ({"volumes": "workspace"}, 400, "must be a list"),
         ({"volumes": ["workspace"], "force": True}, 400, "Unknown: force"),

@@ -180,3 +180,22 @@ def test_a_named_server_is_restarted_alone(user: Session, kube: Kube) -> None:
     assert untouched["status"]["containerStatuses"][0]["restartCount"] == 0
     assert restarted["status"]["containerStatuses"][0]["restartCount"] == 1
     user.stop_and_wait("second")
+
+
+def test_A43_many_at_once_and_no_server_is_lost(login: Callable[[str], Session], kube: Kube) -> None:
+    people = [login(f"crowd{number}") for number in range(8)]
+    for session in people:
+        session.start()
+    for session in people:
+        wait_for(f"{session.user} runs", lambda s=session: s.state() == "running", 180)
+    before = {session.user: (kube.pod(session.user) or {})["metadata"]["uid"] for session in people}
+    asked = {session.user: session.restart() for session in people}
+    for session in people:
+        answer = asked[session.user]
+        assert answer.status == 202, answer.text
+        ended = kube.finished("srestart", answer.json["request"]["name"], 180)
+        assert ended["status"]["phase"] == "Succeeded", ended["status"]
+        assert session.card()["last"]["name"] == ended["metadata"]["name"]
+    after = {session.user: (kube.pod(session.user) or {})["metadata"]["uid"] for session in people}
+    assert after == before
+    assert all(answers(session) for session in people)

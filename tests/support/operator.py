@@ -164,12 +164,19 @@ class FakeHub(Served):
         self.calls: list[tuple[str, str]] = []
         #: Users whose start is taken and never becomes a pod.
         self.dead_starts: set[str] = set()
+        self.refuses_token = False
 
     def app(self) -> web.Application:
         app = web.Application()
+        app.router.add_get("/hub/api/user", self._identify)
         app.router.add_route("DELETE", "/hub/api/users/{user}/server", self._handle)
         app.router.add_route("POST", "/hub/api/users/{user}/server", self._handle)
         return app
+
+    async def _identify(self, request: web.Request) -> web.Response:
+        if self.refuses_token:
+            return web.json_response({"status": 403, "message": "Forbidden"}, status=403)
+        return web.json_response({"name": "hubsteward-operator"})
 
     async def _handle(self, request: web.Request) -> web.Response:
         user = request.match_info["user"]

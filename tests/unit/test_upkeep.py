@@ -12,7 +12,6 @@ from steward_api import names
 from steward_operator.core.model import Claim, Copying, Request, Settings
 from steward_operator.core.retention import old_backups, old_requests
 from steward_operator.engine.driver import difference
-from steward_operator.engine.store import Requests
 from steward_operator.engine.upkeep import delete_old_requests
 
 from tests.support.builders import NOW, claim, reset, stamp, with_status
@@ -23,8 +22,12 @@ DAY = 86_400
 class Deletions:
     """Records what would be deleted, with the preconditions it was asked with."""
 
-    def __init__(self) -> None:
+    def __init__(self, known: list[Request]) -> None:
+        self.known = known
         self.made: list[tuple[str, str, str]] = []
+
+    async def list_requests(self, kind: str) -> list[Any]:
+        return [request.manifest for request in self.known if request.kind == kind]
 
     async def delete_request(self, kind: str, name: str, uid: str, resource_version: str) -> None:
         self.made.append((name, uid, resource_version))
@@ -40,17 +43,15 @@ def test_only_what_is_over_and_whose_time_is_over_is_deleted() -> None:
     replayed = Request(
         {**replayed.manifest, "metadata": {**replayed.meta, "labels": {"argocd.argoproj.io/instance": "hub"}}}
     )
-    known = Requests()
-    for request in (
+    known = [
         finished("old", 2 * DAY, ttlSecondsAfterFinished=DAY),
         finished("young", 100, ttlSecondsAfterFinished=DAY),
         finished("kept", 400 * DAY),
         reset(name="running", ttlSecondsAfterFinished=DAY),
         replayed,
-    ):
-        known.put(dict(request.manifest))
-    deletions = Deletions()
-    asyncio.run(delete_old_requests(deletions, known, Settings(), NOW))  # type: ignore[arg-type]
+    ]
+    deletions = Deletions(known)
+    asyncio.run(delete_old_requests(deletions, Settings(), NOW))  # type: ignore[arg-type]
     assert deletions.made == [("old", "uid-old", "1")]
 
 

@@ -40,6 +40,30 @@
     return words.length < 2 ? words.join("") : words.slice(0, -1).join(", ") + " and " + words[words.length - 1];
   }
 
+  function size(bytes) {
+    const units = ["bytes", "kB", "MB", "GB", "TB"];
+    let at = 0;
+    while (bytes >= 1000 && at < units.length - 1) {
+      bytes /= 1000;
+      at += 1;
+    }
+    return (at ? bytes.toFixed(1) : bytes) + " " + units[at];
+  }
+
+  function describe(backup) {
+    const files = backup.files === 1 ? "1 file" : backup.files + " files";
+    return new Date(backup.createdAt).toLocaleString() + " (" + files + ", " + size(backup.bytes) + ")";
+  }
+
+  function button(text, look, press) {
+    const element = document.createElement("button");
+    element.type = "button";
+    element.className = "btn btn-sm " + look;
+    element.textContent = text;
+    element.addEventListener("click", () => press(element));
+    return element;
+  }
+
   class Card {
     constructor(element) {
       this.element = element;
@@ -92,13 +116,47 @@
       this.part("next").textContent = state.next;
       this.drawButtons(state);
       this.drawProgress(state.active);
+      if (!state.last || state.active) {
+        this.part("remedies").hidden = true;
+      }
       if (state.active) {
         this.following = state.active.name;
         this.shownOutcome = null;
         this.part("outcome").hidden = true;
       } else if (state.last) {
         this.drawOutcome(state.last);
+        this.drawRemedies(state);
       }
+    }
+
+    // What may be done about the last outcome, for as long as it may.
+    drawRemedies(state) {
+      const wanted = state.last.outcomes.filter((row) => row.backup && state.buttons.volumes.allowed);
+      const offers = [];
+      for (const row of wanted) {
+        const volume = state.volumes.find((one) => one.kind === row.volume);
+        const backup = volume && volume.backups.find((one) => one.name === row.backup);
+        if (backup) {
+          offers.push({ volume, backup });
+        }
+      }
+      // A crash in place may be for good; a new pod gets everything anew.
+      const crashed = state.last.reason === "LabCrashed" && state.buttons.restart.allowed;
+      const box = this.part("remedies");
+      box.hidden = offers.length === 0 && !crashed;
+      const key = offers.map((offer) => offer.backup.name).join(" ") + (crashed ? "crashed" : "");
+      if (box.dataset.key === key) {
+        return;
+      }
+      box.dataset.key = key;
+      box.replaceChildren(
+        ...offers.map(({ volume, backup }) =>
+          button("Undo: put " + volume.title.toLowerCase() + " back", "btn-outline-secondary", (opener) =>
+            undoDialog.offer(this, opener, volume, backup),
+          ),
+        ),
+        ...(crashed ? [button("Stop and start it anew", "btn-outline-secondary", () => this.recreate())] : []),
+      );
     }
 
     drawButtons(state) {
@@ -225,9 +283,18 @@
       return this.act("POST", this.path + "/restart", {});
     }
 
+    recreate() {
+      return this.act("POST", this.path + "/restart", { strategy: "Recreate" });
+    }
+
     reset(volumes) {
       const expected = Object.fromEntries(volumes.map((volume) => [volume.kind, volume.uid]));
       return this.act("POST", this.path + "/reset", { volumes: Object.keys(expected), expected });
+    }
+
+    putBack(volume, backup) {
+      const expected = { [volume.kind]: volume.uid };
+      return this.act("POST", this.path + "/reset", { volumes: [volume.kind], expected, putBack: backup.name });
     }
 
     stop() {
@@ -247,6 +314,7 @@
   class Dialog {
     constructor(id) {
       this.element = document.getElementById(id);
+      this.next = null;
       this.modal = new window.bootstrap.Modal(this.element);
       this.confirm = this.part("confirm");
       this.confirm.addEventListener("click", () => this.go());
@@ -265,6 +333,13 @@
     }
 
     giveFocusBack() {
+      if (this.next) {
+        // Another dialog takes over.
+        const next = this.next;
+        this.next = null;
+        next();
+        return;
+      }
       // The opener may be disabled by now; the card's heading region takes the focus then.
       if (this.opener.disabled) {
         this.card.element.tabIndex = -1;
@@ -313,7 +388,30 @@
       about.textContent = volume.why || volume.description || volume.mountPath;
       box.setAttribute("aria-describedby", about.id);
       row.append(box, label, about);
+      if (volume.backups.length && volume.resettable) {
+        row.append(this.backups(volume));
+      }
       return row;
+    }
+
+    backups(volume) {
+      const list = document.createElement("ul");
+      list.className = "list-unstyled small mb-0 mt-1";
+      list.setAttribute("aria-label", "Backups of " + volume.title.toLowerCase());
+      for (const backup of volume.backups) {
+        const item = document.createElement("li");
+        item.className = "d-flex align-items-center gap-2 mb-1";
+        const words = document.createElement("span");
+        words.textContent = "Backup of " + describe(backup);
+        const put = button("Put back", "btn-outline-secondary", () => {
+          this.next = () => undoDialog.offer(this.card, this.opener, volume, backup);
+          this.modal.hide();
+        });
+        put.setAttribute("aria-label", "Put the backup of " + describe(backup) + " back");
+        item.append(words, put);
+        list.append(item);
+      }
+      return list;
     }
 
     chosen() {
@@ -331,8 +429,21 @@
           join(chosen.map((v) => this.card.user + "'s " + v.title.toLowerCase() + " (" + v.capacity + ")")) +
           "." +
           (kept.length ? " " + join(kept.map((v) => v.title)) + (kept.length > 1 ? " stay." : " stays.") : "") +
-          " There is no backup. This cannot be undone."
+          this.backedUp(chosen)
         : "";
+    }
+
+    backedUp(chosen) {
+      const safe = chosen.filter((volume) => volume.backup !== "None");
+      const lost = chosen.filter((volume) => volume.backup === "None");
+      const titles = (volumes) => join(volumes.map((volume) => volume.title.toLowerCase()));
+      if (safe.length === 0) {
+        return " There is no backup. This cannot be undone.";
+      }
+      return (
+        " A backup of " + titles(safe) + " is made first, so that this can be undone." +
+        (lost.length ? " There is none of " + titles(lost) + "." : "")
+      );
     }
 
     go() {
@@ -342,8 +453,29 @@
     }
   }
 
+  class UndoDialog extends Dialog {
+    offer(card, opener, volume, backup) {
+      this.volume = volume;
+      this.backup = backup;
+      this.open(card, opener);
+    }
+
+    prepare() {
+      const title = this.volume.title.toLowerCase();
+      this.part("what").textContent =
+        "This puts the backup of " + describe(this.backup) + " back into " + this.card.user + "'s " + title + ".";
+      this.confirm.textContent = "Put " + title + " back";
+    }
+
+    go() {
+      this.modal.hide();
+      this.card.putBack(this.volume, this.backup);
+    }
+  }
+
   const restartDialog = new RestartDialog("steward-restart");
   const volumesDialog = new VolumesDialog("steward-volumes");
+  const undoDialog = new UndoDialog("steward-undo");
   const cards = Array.from(document.querySelectorAll(".steward-card"), (element) => new Card(element));
   cards.forEach((card) => card.refresh());
   document.addEventListener("visibilitychange", () => {

@@ -1,24 +1,47 @@
-"""``/livez`` and ``/readyz`` for the kubelet."""
+"""``/livez``, ``/readyz`` and ``/metrics``."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 from aiohttp import web
 
+from steward_operator.engine.watches import Watches
+from steward_operator.obs import metrics
 
-async def serve(port: int, is_ready: Callable[[], str]) -> web.AppRunner:
-    """``is_ready`` answers why not, or nothing. Answering at all shows that the loop is alive."""
+LAG_EVERY = 1.0
+
+
+async def measure_lag() -> None:
+    """How late the loop wakes up is how long everything else has to wait."""
+    loop = asyncio.get_running_loop()
+    while True:
+        due = loop.time() + LAG_EVERY
+        await asyncio.sleep(LAG_EVERY)
+        metrics.loop_lag.set(max(0.0, loop.time() - due))
+
+
+async def serve(port: int, watches: Watches, is_ready: Callable[[], str]) -> web.AppRunner:
+    """``is_ready`` answers why not, or nothing."""
 
     async def livez(_: web.Request) -> web.Response:
+        # A restart opens the watches anew. That they cannot be opened is not for a restart to mend.
+        if dead := watches.dead():
+            return web.Response(status=503, text=f"the watch on {dead} does not deliver\n")
         return web.Response(text="ok\n")
 
     async def readyz(_: web.Request) -> web.Response:
         why = is_ready()
         return web.Response(status=503 if why else 200, text=f"{why or 'ok'}\n")
 
+    async def exposition(_: web.Request) -> web.Response:
+        for resource in watches.resources():
+            metrics.watch_age.labels(resource).set(watches.age(resource))
+        return web.Response(body=metrics.exposition(), headers={"Content-Type": metrics.CONTENT_TYPE})
+
     app = web.Application()
-    app.add_routes([web.get("/livez", livez), web.get("/readyz", readyz)])
+    app.add_routes([web.get("/livez", livez), web.get("/readyz", readyz), web.get("/metrics", exposition)])
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     await web.TCPSite(runner, "0.0.0.0", port).start()  # noqa: S104

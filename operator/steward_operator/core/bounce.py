@@ -58,8 +58,18 @@ def candidates(pod: Pod) -> list[Resources]:
     # The API server adds defaults to what the spawner asked for; only what was asked for is compared and changed.
     base = _sized(original)
     if not is_applied(container, base):
-        return [base]
+        if _is_one_step_away(present, base):
+            return [base]
+        # Something else has resized the server meanwhile (an autoscaler): its values are the ones to step from.
+        base = {part: {k: v for k, v in present.get(part, {}).items() if k in base.get(part, {})} for part in base}
     return [step for step in _steps(_filled(base), guaranteed=_is_guaranteed(pod)) if _differs(step, present)]
+
+
+def _is_one_step_away(present: Mapping[str, Any], base: Mapping[str, Any]) -> bool:
+    """Whether only a restart of ours lies between the two. The same bound stands in the chart's policy."""
+    before, after = _amounts(present), _amounts(base)
+    bound = {"cpu": 2 * CPU_STEP * 1000, "memory": 2 * MEMORY_STEP * 1000}
+    return all(key in before and abs(before[key] - amount) <= bound[key[1]] for key, amount in after.items())
 
 
 def _is_guaranteed(pod: Pod) -> bool:

@@ -351,6 +351,8 @@ class Settings:
     start_failure_timeout: float = 60
     stalled_after: float = 60
     most_finished_requests: int = 5000
+    writes_per_second: float = 200
+    write_burst: int = 400
     copying: Copying = field(default_factory=Copying)
 
 

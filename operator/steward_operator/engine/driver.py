@@ -35,7 +35,7 @@ from steward_operator.core.steps import (
 )
 from steward_operator.hubapi.client import HubApi, HubError
 from steward_operator.kube.api import Json, KubeApi, KubeError
-from steward_operator.obs import events
+from steward_operator.obs import events, metrics
 from steward_operator.obs.log import audit, log
 
 from .prober import Prober
@@ -44,6 +44,9 @@ from .store import Key, Requests, Servers
 PLANS = {names.VOLUME_RESET: plan_reset, names.SERVER_RESTART: plan_restart}
 #: More steps than any request needs in one go; beyond it something writes against us.
 MOST_STEPS = 100
+MOST_REMEMBERED = 10_000
+#: Events that wait to be sent; beyond it the newest are dropped, because they are news and not record.
+MOST_EVENTS = 2000
 SERVERS_ONLY = f"{names.COMPONENT}={names.SERVER_COMPONENT}"
 
 
@@ -73,6 +76,8 @@ class Driver:
         self._namespace = namespace
         self._prober = prober
         self._now = now
+        self._acted_for: dict[str, None] = {}
+        self._events: asyncio.Queue[Json] = asyncio.Queue(MOST_EVENTS)
         # Requests for one user's objects are carried out one at a time.
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
@@ -101,7 +106,9 @@ class Driver:
                 case Wait():
                     return (plan.until - self._now()).total_seconds() if plan.until else None
                 case _:
-                    await self._do(world, plan, answers)
+                    self._note_first_action(world, plan)
+                    with metrics.step_duration.labels(type(plan).__name__).time():
+                        await self._do(world, plan, answers)
         raise RuntimeError(f"no end after {MOST_STEPS} steps")
 
     async def _observe(self, key: Key, answers: Mapping[str, Refusal | None]) -> World:
@@ -110,10 +117,9 @@ class Driver:
         manifest = {"kind": kind, **await self._kube.get_request(kind, name)}
         self._requests.put(manifest)
         request = Request(manifest)
-        selector = "" if kind == names.VOLUME_RESET else SERVERS_ONLY
         # The Jobs before the pods: what a finished Job's pod reported is there when the Job says that it has finished.
         jobs = await self._jobs_of(request)
-        listed_pods, listed_claims = await asyncio.gather(self._kube.list_pods(selector), self._kube.list_claims())
+        listed_pods, listed_claims = await self._objects_of(request)
         retained = await self._retained(request)
         now = self._now()
         pods = tuple(Pod(pod) for pod in listed_pods)
@@ -134,6 +140,27 @@ class Driver:
             answering=frozenset(pod.notebook.id for pod in own if pod.notebook and self._prober.has_answered(pod)),
             settings=self._settings,
         )
+
+    async def _objects_of(self, request: Request) -> tuple[list[Json], list[Json]]:
+        """Pods and claims, live.
+
+        A reset has to see every pod of the namespace. A restart only acts on one pod, which the watch has named; when
+        that name leads nowhere, everything is listed.
+        """
+        if request.kind == names.SERVER_RESTART:
+            found = await asyncio.gather(*map(self._pod, self._servers.names_of(request.user)))
+            if pods := [pod for pod in found if pod is not None]:
+                return pods, []
+            return await asyncio.gather(self._kube.list_pods(SERVERS_ONLY), self._kube.list_claims())
+        return await asyncio.gather(self._kube.list_pods(""), self._kube.list_claims())
+
+    async def _pod(self, name: str) -> Json | None:
+        try:
+            return await self._kube.get_pod(name)
+        except KubeError as error:
+            if error.is_gone:
+                return None
+            raise
 
     async def _jobs_of(self, request: Request) -> tuple[Job, ...]:
         volumes = request.status.get("volumes") or ()
@@ -158,6 +185,16 @@ class Driver:
                     if volume["spec"].get("persistentVolumeReclaimPolicy") == "Retain" and claimed == row["uid"]:
                         found.add(name)
         return frozenset(found)
+
+    def _note_first_action(self, world: World, step: Step) -> None:
+        """A restart's first action is the resize, a reset's its write-ahead."""
+        request = world.request
+        first = ResizePod if request.kind == names.SERVER_RESTART else WriteStatus
+        if isinstance(step, first) and "waitingUntil" not in request.status and request.uid not in self._acted_for:
+            self._acted_for[request.uid] = None
+            if len(self._acted_for) > MOST_REMEMBERED:
+                self._acted_for.pop(next(iter(self._acted_for)))
+            metrics.request_to_action.labels(request.kind).observe((world.now - request.created).total_seconds())
 
     def _probe_new_instances(self, request: Request, pods: list[Pod]) -> None:
         """Ask every instance that is not the one to go; the queue hears of the answer."""
@@ -249,16 +286,25 @@ class Driver:
         if status["phase"] != request.status.get("phase"):
             log(logging.INFO, "phase", request=request.name, uid=request.uid, phase=status["phase"],
                 reason=status["reason"])  # fmt: skip
-            await self._tell(manifest)
+            self._tell(manifest)
         if Request(manifest).is_finished:
             audit(manifest)
+            metrics.finished.labels(request.kind, status["phase"], status["reason"]).inc()
 
-    async def _tell(self, manifest: Json) -> None:
+    def _tell(self, manifest: Json) -> None:
         try:
-            await self._kube.create_event(events.phase_event(manifest, self._namespace, self._now()))
-        except KubeError as error:
-            # An Event is news, not record: the status already says it.
-            log(logging.WARNING, "event not written", request=manifest["metadata"]["name"], problem=str(error))
+            self._events.put_nowait(events.phase_event(manifest, self._namespace, self._now()))
+        except asyncio.QueueFull:
+            log(logging.WARNING, "event dropped", request=manifest["metadata"]["name"])
+
+    async def send_events(self) -> None:
+        """Runs for as long as the operator does. An Event is news: nothing waits for it, the status already says it."""
+        while True:
+            event = await self._events.get()
+            try:
+                await self._kube.create_event(event)
+            except KubeError as error:
+                log(logging.WARNING, "event not written", event=event["metadata"]["name"], problem=str(error))
 
     async def _set_finalizers(self, request: Request, finalizers: list[str]) -> None:
         written = await self._kube.set_finalizers(

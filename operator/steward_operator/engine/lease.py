@@ -12,10 +12,13 @@ from steward_api.names import LEASE, RELEASE
 
 from steward_operator.core.clock import parse_time
 from steward_operator.kube.api import Json, KubeApi, KubeError
+from steward_operator.obs import metrics
 from steward_operator.obs.log import log
 
 DURATION = 15
 RENEW_EVERY = 3.0
+#: A standby looks more often than the leader writes, so that a hand-over in good order takes a second.
+LOOK_EVERY = 1.0
 
 
 class ForeignRelease(Exception):
@@ -53,7 +56,8 @@ class Lease:
             elif self.is_held and not held:
                 log(logging.WARNING, "not leading any more", identity=self._identity)
             self.is_held = held
-            await asyncio.sleep(RENEW_EVERY)
+            metrics.leading.set(held)
+            await asyncio.sleep(RENEW_EVERY if held else LOOK_EVERY)
 
     async def _take_or_renew(self) -> bool:
         now = datetime.now(UTC)

@@ -7,9 +7,11 @@ import heapq
 import itertools
 import logging
 import random
+import time
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Generic, TypeVar
 
+from steward_operator.obs import metrics
 from steward_operator.obs.log import log
 
 K = TypeVar("K", bound=Hashable)
@@ -21,10 +23,10 @@ LONGEST_BACK_OFF = 30.0
 class KeyedQueue(Generic[K]):
     """Calls ``work(key)``, which answers in how many seconds it wants to see the key again, or None."""
 
-    def __init__(self, work: Callable[[K], Awaitable[float | None]], *, workers: int = 16) -> None:
+    def __init__(self, work: Callable[[K], Awaitable[float | None]], *, workers: int = 32) -> None:
         self._work = work
         self._workers = workers
-        self._ready: asyncio.Queue[K] = asyncio.Queue()
+        self._ready: asyncio.Queue[tuple[K, float]] = asyncio.Queue()
         self._queued: set[K] = set()
         self._busy: set[K] = set()
         self._again: set[K] = set()
@@ -42,7 +44,7 @@ class KeyedQueue(Generic[K]):
             self._again.add(key)
         elif key not in self._queued:
             self._queued.add(key)
-            self._ready.put_nowait(key)
+            self._ready.put_nowait((key, time.monotonic()))
 
     def add_after(self, key: K, seconds: float) -> None:
         """Look at the key after a while, unless something makes it be looked at before."""
@@ -76,7 +78,8 @@ class KeyedQueue(Generic[K]):
 
     async def _worker(self) -> None:
         while True:
-            key = await self._ready.get()
+            key, due = await self._ready.get()
+            metrics.queue_wait.observe(time.monotonic() - due)
             self._queued.discard(key)
             self._busy.add(key)
             delay: float | None

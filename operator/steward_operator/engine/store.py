@@ -44,26 +44,19 @@ class Requests:
     def all(self) -> Iterable[Request]:
         return tuple(self._known.values())
 
-    def keep_only(self, kind: str, names: set[str]) -> list[str]:
-        """Forget requests that a live list does not hold; the names that were forgotten."""
-        ghosts = [name for known, name in self._known if known == kind and name not in names]
-        for name in ghosts:
-            self.drop(kind, name)
-        return ghosts
-
 
 class Servers:
     """Pods of servers, and the restarts of their notebook containers, whatever caused them."""
 
     def __init__(self, window: timedelta) -> None:
         self._window = window
-        self._owners: dict[str, str] = {}
+        self._owners: dict[str, tuple[str, str]] = {}
         self._seen_since: dict[str, datetime] = {}
         self._counts: dict[str, int] = {}
         self._increases: dict[str, deque[datetime]] = defaultdict(deque)
 
     def put(self, pod: Pod, now: datetime) -> None:
-        self._owners[pod.uid] = pod.user
+        self._owners[pod.uid] = (pod.user, pod.name)
         container = pod.notebook
         if container is None:
             return
@@ -78,12 +71,12 @@ class Servers:
         for known in (self._owners, self._seen_since, self._counts, self._increases):
             known.pop(uid, None)
 
-    def keep_only(self, uids: set[str]) -> None:
-        for uid in set(self._owners) - uids:
-            self.drop(uid)
+    def uids(self) -> set[str]:
+        return set(self._owners)
 
-    def users_of(self, uid: str) -> str | None:
-        return self._owners.get(uid)
+    def names_of(self, user: str) -> list[str]:
+        """Names of the user's pods, as far as the watch has shown them."""
+        return sorted({name for owner, name in self._owners.values() if owner == user})
 
     def recent_restarts(self, pod: Pod, now: datetime) -> int:
         """Restarts within the window: those seen here, or all of them where this process has not watched so long."""

@@ -3,41 +3,68 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from collections.abc import Callable
 from datetime import datetime
 
 from steward_api.names import PLURALS
 
-from steward_operator.core.model import Claim, Pod, Settings
+from steward_operator.core.model import Claim, Pod, Request, Settings
 from steward_operator.core.retention import old_backups, old_requests
 from steward_operator.kube.api import KubeApi, KubeError
+from steward_operator.obs import metrics
 from steward_operator.obs.log import log
 
 from .driver import SERVERS_ONLY, utc_now
 from .store import Key, Requests, Servers
+from .watches import GRACE, Watches
 
 RESYNC_EVERY = 60.0
+#: Resyncs from one sweep of old requests and backups to the next.
+SWEEP_EVERY = 10
 
 
-async def resync(kube: KubeApi, requests: Requests, servers: Servers, add: Callable[[Key], None]) -> None:
-    """Once: what a watch may have missed. Unfinished requests are looked at again."""
-    for kind in PLURALS:
-        listed = await kube.list_requests(kind)
-        for manifest in listed:
-            requests.put(manifest)
-        requests.keep_only(kind, {manifest["metadata"]["name"] for manifest in listed})
-    pods = [Pod(manifest) for manifest in await kube.list_pods(SERVERS_ONLY)]
-    for pod in pods:
+async def resync(
+    kube: KubeApi,
+    requests: Requests,
+    servers: Servers,
+    add: Callable[[Key], None],
+    watches: Watches | None = None,
+) -> None:
+    """Once: what a watch may have missed. Unfinished requests are looked at again.
+
+    With ``watches``, what is listed is compared with what they have shown a moment later.
+    """
+    before = {(request.kind, request.name) for request in requests.all()}
+    known_pods = servers.uids()
+    listed = {kind: await kube.list_requests(kind, unfinished=True) for kind in PLURALS}
+    pods = await kube.list_pods(SERVERS_ONLY)
+    if watches is not None:
+        await asyncio.sleep(GRACE)
+        for resource, manifests in [*((PLURALS[kind], found) for kind, found in listed.items()), ("pods", pods)]:
+            if not watches.compare(resource, manifests):
+                log(logging.WARNING, "the watch is behind", resource=resource)
+    for kind, manifests in listed.items():
+        for manifest in manifests:
+            known = requests.get(kind, manifest["metadata"]["name"])
+            if known is None or int(known.resource_version) < int(manifest["metadata"]["resourceVersion"]):
+                requests.put(manifest)
+    there = {(kind, manifest["metadata"]["name"]) for kind, manifests in listed.items() for manifest in manifests}
+    for kind, name in before - there:
+        requests.drop(kind, name)
+    for uid in known_pods - {pod["metadata"]["uid"] for pod in pods}:
+        servers.drop(uid)
+    for pod in map(Pod, pods):
         servers.put(pod, utc_now())
-    servers.keep_only({pod.uid for pod in pods})
     for request in requests.all():
-        if not request.is_finished or request.has_finalizer:
-            add((request.kind, request.name))
+        add((request.kind, request.name))
 
 
-async def delete_old_requests(kube: KubeApi, requests: Requests, settings: Settings, now: datetime) -> None:
-    for request in old_requests(requests.all(), settings.most_finished_requests, now):
+async def delete_old_requests(kube: KubeApi, settings: Settings, now: datetime) -> None:
+    """Lists everything, which is why it is done seldom: what has ended is not kept in memory."""
+    requests = [Request(manifest) for kind in PLURALS for manifest in await kube.list_requests(kind)]
+    for request in old_requests(requests, settings.most_finished_requests, now):
         try:
             await kube.delete_request(request.kind, request.name, request.uid, request.resource_version)
         except KubeError as error:
@@ -50,6 +77,7 @@ async def delete_old_backups(kube: KubeApi, requests: Requests, settings: Settin
     claims = [Claim(manifest) for manifest in await kube.list_claims()]
     for claim in old_backups(claims, requests.all(), settings.copying, now):
         log(logging.INFO, "backup deleted", claim=claim.name, owner=claim.user, volume=claim.kind)
+        metrics.backups_deleted.inc()
         try:
             await kube.delete_claim(claim.name, claim.uid, claim.resource_version)
         except KubeError as error:
@@ -61,16 +89,17 @@ async def run(
     kube: KubeApi,
     requests: Requests,
     servers: Servers,
+    watches: Watches,
     settings: Settings,
     add: Callable[[Key], None],
     is_leading: Callable[[], bool],
 ) -> None:
-    while True:
+    for turn in itertools.count(1):
         await asyncio.sleep(RESYNC_EVERY)
         try:
-            await resync(kube, requests, servers, add)
-            if is_leading():
-                await delete_old_requests(kube, requests, settings, utc_now())
+            await resync(kube, requests, servers, add, watches)
+            if is_leading() and turn % SWEEP_EVERY == 1:
+                await delete_old_requests(kube, settings, utc_now())
                 await delete_old_backups(kube, requests, settings, utc_now())
         except KubeError as error:
             log(logging.WARNING, "resync failed, trying again", problem=str(error), seconds=RESYNC_EVERY)

@@ -26,6 +26,10 @@ class HubApi(Protocol):
 
     async def start_server(self, user: str, server: str) -> None: ...
 
+    async def who_am_i(self) -> str:
+        """Name of the service that the token belongs to."""
+        ...
+
     async def close(self) -> None: ...
 
 
@@ -40,12 +44,14 @@ class HttpHubApi:
         base = f"{self._url}/users/{quote(user, safe='')}"
         return f"{base}/servers/{quote(server, safe='')}" if server else f"{base}/server"
 
-    async def _call(self, method: str, url: str) -> None:
+    async def _call(self, method: str, url: str) -> str:
         try:
             # Without a body the hub starts the server with the options the user chose last.
             async with self._session.request(method, url) as response:
+                text = await response.text()
                 if response.status >= 400:
-                    raise HubError(response.status, _message(await response.text()))
+                    raise HubError(response.status, _message(text))
+                return text
         except (aiohttp.ClientError, TimeoutError) as problem:
             raise HubError(0, f"the hub could not be reached: {problem!r}") from problem
 
@@ -59,6 +65,9 @@ class HttpHubApi:
 
     async def start_server(self, user: str, server: str) -> None:
         await self._call("POST", self._server(user, server))
+
+    async def who_am_i(self) -> str:
+        return str(json.loads(await self._call("GET", f"{self._url}/user")).get("name", ""))
 
     async def close(self) -> None:
         await self._session.close()

@@ -32,6 +32,11 @@ class KubeError(Exception):
         return self.status == 404
 
     @property
+    def is_transient(self) -> bool:
+        """The same call may well pass in a moment."""
+        return self.status in (0, 429) or self.status >= 500
+
+    @property
     def is_refusal(self) -> bool:
         """An answer that the same call would get again: forbidden or invalid."""
         return self.status in (400, 403, 422)
@@ -42,7 +47,13 @@ class KubeApi(Protocol):
 
     async def get_request(self, kind: str, name: str) -> Json: ...
 
-    async def list_requests(self, kind: str) -> list[Json]: ...
+    async def list_requests(self, kind: str, *, unfinished: bool = False) -> list[Json]: ...
+
+    async def served_schemas(self) -> Json:
+        """What the API server knows of our kinds: OpenAPI v3, schemas by name."""
+        ...
+
+    async def get_pod(self, name: str) -> Json: ...
 
     async def patch_request_status(self, kind: str, name: str, resource_version: str, patch: Mapping[str, Any]) -> Json:
         """Merge patch on ``/status``; 409 when the resourceVersion is not the present one."""

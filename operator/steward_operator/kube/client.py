@@ -9,7 +9,7 @@ import json
 import os
 import ssl
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 import aiohttp
 import kopf
 from steward_api.names import FIELD_MANAGER, GROUP, PLURALS, VERSION
+from steward_api.phases import ENDS
 
 from .api import Json, KubeError
 
@@ -24,6 +25,7 @@ TIMEOUT = aiohttp.ClientTimeout(total=10, connect=3)
 TOKEN_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
 NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 PAGE = 500
+UNFINISHED = ",".join(f"status.phase!={phase}" for phase in sorted(ENDS))
 
 
 def connection() -> kopf.ConnectionInfo:
@@ -65,7 +67,11 @@ def _tls(info: kopf.ConnectionInfo) -> ssl.SSLContext | bool:
 class HttpKubeApi:
     """One namespace of one API server."""
 
-    def __init__(self, info: kopf.ConnectionInfo, namespace: str) -> None:
+    def __init__(
+        self, info: kopf.ConnectionInfo, namespace: str, before_write: Callable[[], Awaitable[None]] | None = None
+    ) -> None:
+        """``before_write`` is awaited before every write except those to the Lease."""
+        self._before_write = before_write
         self._info = info
         self._namespace = namespace
         connector = aiohttp.TCPConnector(ssl=_tls(info), limit=32)
@@ -88,6 +94,8 @@ class HttpKubeApi:
         self, method: str, path: str, *, query: Mapping[str, str] | None = None, body: Any = None,
         content_type: str = "application/json",
     ) -> Json:  # fmt: skip
+        if self._before_write and method != "GET" and "/leases" not in path:
+            await self._before_write()
         headers = self._authorization()
         data = None
         if body is not None:
@@ -114,11 +122,13 @@ class HttpKubeApi:
     def _leases(self) -> str:
         return f"/apis/coordination.k8s.io/v1/namespaces/{self._namespace}/leases"
 
-    async def _list(self, path: str, label_selector: str = "") -> list[Json]:
+    async def _list(self, path: str, label_selector: str = "", field_selector: str = "") -> list[Json]:
         items: list[Json] = []
         query = {"limit": str(PAGE)}
         if label_selector:
             query["labelSelector"] = label_selector
+        if field_selector:
+            query["fieldSelector"] = field_selector
         while True:
             page = await self._call("GET", path, query=query)
             items += page["items"]
@@ -130,8 +140,16 @@ class HttpKubeApi:
     async def get_request(self, kind: str, name: str) -> Json:
         return await self._call("GET", f"{self._requests(kind)}/{name}")
 
-    async def list_requests(self, kind: str) -> list[Json]:
-        return [{"kind": kind, **item} for item in await self._list(self._requests(kind))]
+    async def list_requests(self, kind: str, *, unfinished: bool = False) -> list[Json]:
+        selector = UNFINISHED if unfinished else ""
+        return [{"kind": kind, **item} for item in await self._list(self._requests(kind), field_selector=selector)]
+
+    async def served_schemas(self) -> Json:
+        document = await self._call("GET", f"/openapi/v3/apis/{GROUP}/{VERSION}")
+        return dict(document.get("components", {}).get("schemas") or {})
+
+    async def get_pod(self, name: str) -> Json:
+        return await self._call("GET", f"{self._core('pods')}/{name}")
 
     async def patch_request_status(self, kind: str, name: str, resource_version: str, patch: Mapping[str, Any]) -> Json:
         body = {"metadata": {"resourceVersion": resource_version}, "status": dict(patch)}

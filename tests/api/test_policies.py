@@ -1,0 +1,225 @@
+"""What the API server lets the operator do with its rights: each policy by a request it allows and ones it denies."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from steward_api import names
+from steward_operator.core.copy_job import backup_claim, copy_job
+from steward_operator.core.model import Claim, Copying, Request
+
+from tests.api.conftest import Namespace
+from tests.support.builders import reset
+from tests.support.cluster import wait_for
+from tests.support.control_plane import Refused
+from tests.support.fake_kubelet import FakeKubelet
+
+Json = dict[str, Any]
+Change = Callable[[Json], None]
+COPYING = Copying(image="hub-steward/operator:test")
+STRATEGIC, MERGE = "application/strategic-merge-patch+json", "application/merge-patch+json"
+_names = itertools.count(1)
+
+
+def send(ns: Namespace, method: str, path: str, body: Any, content_type: str = "application/json") -> None:
+    """As the operator, without effect."""
+    ns.api.raw(method, f"{path}?dryRun=All", body, token=ns.token("operator"), content_type=content_type)
+
+
+def denied(ns: Namespace, *call: Any, match: str, **more: Any) -> None:
+    with pytest.raises(Refused, match=match) as refused:
+        send(ns, *call, **more)
+    assert refused.value.status in (403, 422)
+
+
+@pytest.fixture
+def server(ns: Namespace, kubelet: FakeKubelet) -> Json:
+    user = ns.user()
+    ns.make_claim(user, "workspace")
+    return ns.start_server(user)
+
+
+def resize(resources: Json, container: str = "notebook") -> Json:
+    return {"spec": {"containers": [{"name": container, "resources": resources}]}}
+
+
+def resize_path(ns: Namespace, pod: Json) -> str:
+    return ns.core("pods", pod["metadata"]["name"]) + "/resize"
+
+
+def test_a_small_step_of_a_server_may_be_resized(ns: Namespace, server: Json) -> None:
+    for cpu in ("49m", "51m", "52m"):
+        send(ns, "PATCH", resize_path(ns, server), resize({"requests": {"cpu": cpu}}), STRATEGIC)
+
+
+@pytest.mark.parametrize("cpu", ["1", "53m", "47m", "1m"])
+def test_a_server_is_not_made_larger_or_smaller(ns: Namespace, server: Json, cpu: str) -> None:
+    denied(
+        ns, "PATCH", resize_path(ns, server), resize({"requests": {"cpu": cpu}}), STRATEGIC, match="at most 2m of CPU"
+    )
+
+
+def test_a_limit_is_not_added(ns: Namespace, server: Json) -> None:
+    body = resize({"requests": {"cpu": "50m"}, "limits": {"memory": "1Gi"}})
+    denied(ns, "PATCH", resize_path(ns, server), body, STRATEGIC, match="at most")
+
+
+def test_a_pod_that_is_no_server_is_not_resized(ns: Namespace, kubelet: FakeKubelet) -> None:
+    user = ns.user()
+    ns.make_claim(user, "workspace")
+    ns.make_pod(user, is_server=False)
+    path = ns.core("pods", f"jupyter-{user}") + "/resize"
+    denied(
+        ns, "PATCH", path, resize({"requests": {"cpu": "51m"}}), STRATEGIC, match="servers of users and nothing else"
+    )
+
+
+def claim_body(**labels: str) -> Json:
+    return {
+        "metadata": {
+            "name": f"policy-{next(_names)}",
+            "labels": {names.COMPONENT: names.STORAGE_COMPONENT, **labels},
+            "annotations": {names.USERNAME: "ann"},
+        },
+        "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}},
+    }
+
+
+def test_claims_of_users_and_their_backups_may_be_made(ns: Namespace) -> None:
+    path = ns.core("persistentvolumeclaims")
+    send(ns, "POST", path, claim_body())
+    send(ns, "POST", path, claim_body(**{names.COMPONENT: names.BACKUP_COMPONENT}))
+    denied(ns, "POST", path, claim_body(**{names.COMPONENT: "database"}), match="users' volumes and their backups")
+    nobody = claim_body()
+    nobody["metadata"]["annotations"] = {}
+    denied(ns, "POST", path, nobody, match="users of the hub")
+
+
+def test_other_claims_are_neither_changed_nor_deleted(ns: Namespace) -> None:
+    body = claim_body(**{names.COMPONENT: "database"})
+    ns.api.raw("POST", ns.core("persistentvolumeclaims"), body)
+    path = ns.core("persistentvolumeclaims", body["metadata"]["name"])
+    denied(ns, "DELETE", path, None, match="users' volumes and their backups")
+    change = {"metadata": {"annotations": {names.PINNED_BY: "x"}}}
+    denied(ns, "PATCH", path, change, MERGE, match="users' volumes and their backups")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"metadata": {"labels": {"team": "red"}}},
+        {"metadata": {"annotations": {names.USERNAME: "eve"}}},
+        {"metadata": {"annotations": {names.USERNAME: None}}},
+        {"metadata": {"annotations": {"example.com/x": "y"}}},
+        {"metadata": {"finalizers": []}},
+        {"spec": {"resources": {"requests": {"storage": "9Gi"}}}},
+    ],
+)
+def test_of_a_users_claim_only_our_own_annotations_may_change(ns: Namespace, change: Json) -> None:
+    user = ns.user()
+    ns.make_claim(user, "workspace")
+    path = ns.core("persistentvolumeclaims", f"workspace-{user}")
+    send(ns, "PATCH", path, {"metadata": {"annotations": {names.KEPT_BY: "x"}}}, MERGE)
+    with pytest.raises(Refused):
+        send(ns, "PATCH", path, change, MERGE)
+
+
+@pytest.fixture
+def job(ns: Namespace) -> Json:
+    user = ns.user()
+    source = Claim(ns.make_claim(user, "home"))
+    request: Request = reset("home", user=user, name=f"j-{user}")
+    backup = backup_claim(request, source, "home", COPYING)
+    send(ns, "POST", ns.core("persistentvolumeclaims"), backup)
+    return copy_job(request, backup["metadata"]["name"], "home", source.name, backup["metadata"]["name"], COPYING)
+
+
+JOBS = "/apis/batch/v1/namespaces/hub/jobs"
+
+
+def test_a_copy_may_run(ns: Namespace, job: Json) -> None:
+    send(ns, "POST", JOBS, job)
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda pod: pod["containers"][0].update(image="evil"), "its own copy"),
+        (lambda pod: pod["containers"][0].update(command=["sh", "-c", "id"]), "its own copy"),
+        (lambda pod: pod["containers"].append({"name": "more", "image": "evil"}), "its own copy"),
+        (lambda pod: pod.update(initContainers=[{"name": "first", "image": "evil"}]), "its own copy"),
+        (lambda pod: pod.pop("automountServiceAccountToken"), "have no token"),
+        (lambda pod: pod.update(serviceAccountName="hub"), "have no token"),
+        (lambda pod: pod["volumes"].append({"name": "s", "secret": {"secretName": "hub"}}), "no Secrets"),
+        (lambda pod: pod["volumes"].append({"name": "h", "hostPath": {"path": "/"}}), "nothing else"),
+        (lambda pod: pod["containers"][0].update(envFrom=[{"secretRef": {"name": "hub"}}]), "no Secrets"),
+        (lambda pod: pod.update(hostNetwork=True), "restricted standard"),
+        (lambda pod: pod["securityContext"].update(runAsNonRoot=False), "restricted standard"),
+        (lambda pod: pod["containers"][0]["securityContext"].update(privileged=True), "restricted standard|Invalid"),
+        (lambda pod: pod["containers"][0]["securityContext"]["capabilities"].update(add=["SYS_ADMIN"]), "restricted"),
+    ],
+)
+def test_nothing_else_may_run_as_a_job(ns: Namespace, job: Json, change: Change, match: str) -> None:
+    changed = copy.deepcopy(job)
+    change(changed["spec"]["template"]["spec"])
+    denied(ns, "POST", JOBS, changed, match=match)
+
+
+@pytest.mark.parametrize("kind", [names.VOLUME_RESET, names.SERVER_RESTART])
+def test_of_a_request_only_the_finalizer_may_change(ns: Namespace, kind: str) -> None:
+    path = ns.requests(kind, ns.ask(kind, "nobody"))
+    send(ns, "PATCH", path, {"metadata": {"finalizers": [names.FINALIZER]}}, MERGE)
+    for change in (
+        {"spec": {"cancel": True}},
+        {"spec": {"ttlSecondsAfterFinished": 100_000}},
+        {"metadata": {"labels": {"a": "b"}}},
+        {"metadata": {"annotations": {"a": "b"}}},
+    ):
+        denied(ns, "PATCH", path, change, MERGE, match="nothing of a request but its finalizer")
+
+
+def test_no_pod_comes_on_a_locked_claim_but_others_may(ns: Namespace, kubelet: FakeKubelet) -> None:
+    user, other = ns.user(), ns.user()
+    for who in (user, other):
+        ns.make_claim(who, "workspace")
+    name = ns.ask(names.VOLUME_RESET, user, notBefore="2100-01-01T00:00:00Z")
+    status = {"status": {"phase": "Preparing", "lockedClaims": [f"workspace-{user}"]}}
+    ns.api.raw("PATCH", ns.requests(names.VOLUME_RESET, name) + "/status", status, content_type=MERGE)
+
+    def is_refused() -> bool:
+        try:
+            ns.make_pod(user, dry_run=True)
+        except Refused as refused:
+            return name in refused.message and "wait until that is done" in refused.message
+        return False
+
+    wait_for("the policy knows the lock", is_refused, 20)
+    ns.make_pod(other, dry_run=True)
+    ns.api.raw("DELETE", ns.requests(names.VOLUME_RESET, name))
+
+
+@pytest.mark.parametrize(("role", "may"), [("view", {"get", "list", "watch"}),
+                                           ("edit", {"get", "list", "watch", "create", "update", "patch", "delete"})])  # fmt: skip
+def test_the_namespaces_viewers_see_requests_and_its_editors_make_them(ns: Namespace, role: str, may: set[str]) -> None:
+    """The chart's ClusterRoles are made to be aggregated; here they are bound as they are."""
+    account = f"a-{role}"
+    ns.api.raw("POST", ns.core("serviceaccounts"), {"metadata": {"name": account}})
+    for part in {"view", role}:
+        binding = {
+            "metadata": {"name": f"{account}-{part}"},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": f"hubsteward-hub-hub-{part}"},
+            "subjects": [{"kind": "ServiceAccount", "name": account, "namespace": "hub"}],
+        }  # fmt: skip
+        ns.api.raw("POST", "/apis/rbac.authorization.k8s.io/v1/namespaces/hub/rolebindings", binding)
+    found = set()
+    for verb in ("get", "list", "watch", "create", "update", "patch", "delete"):
+        attributes = {"namespace": "hub", "verb": verb, "group": names.GROUP, "resource": "volumeresets"}
+        review = {"spec": {"resourceAttributes": attributes}}
+        path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
+        if ns.api.raw("POST", path, review, token=ns.token(account))["status"]["allowed"]:
+            found.add(verb)
+    assert found == may

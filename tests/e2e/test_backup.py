@@ -1,0 +1,155 @@
+"""Backups, undo and what happens when parts die, on the real cluster: scenarios A3, A35, A36, A37, A40."""
+
+from __future__ import annotations
+
+import random
+import time
+from typing import Any
+
+import pytest
+from steward_api import names
+
+from tests.e2e.test_reset import exists, manifest, write
+from tests.support.cluster import Kube, Session, wait_for
+
+
+def finished(kube: Kube, answer: Any) -> Any:
+    assert answer.status == 202, answer.text
+    return kube.finished("vreset", answer.json["request"]["name"], 180)
+
+
+@pytest.fixture
+def used(user: Session, kube: Kube) -> Session:
+    """Somebody whose home has files in it, and whose server is stopped."""
+    user.start_and_wait()
+    write(kube, user, "/home/jovyan/kept")
+    user.stop_and_wait()
+    return user
+
+
+def backups(kube: Kube, user: str) -> list[Any]:
+    listed = kube.json("get", "pvc", "-l", f"component={names.BACKUP_COMPONENT}")["items"]
+    return [c for c in listed if c["metadata"]["annotations"].get(names.USERNAME) == user]
+
+
+def test_A37_what_was_erased_comes_back(used: Session, kube: Kube) -> None:
+    ended = finished(kube, used.reset(["home"]))
+    assert ended["status"]["phase"] == "Succeeded", ended["status"]
+    (row,) = ended["status"]["volumes"]
+    assert row["backup"]["state"] == "Ready"
+    assert row["backup"]["files"] >= 1
+    used.start_and_wait()
+    assert not exists(kube, used, "/home/jovyan/kept")
+    write(kube, used, "/home/jovyan/meanwhile")
+    used.stop_and_wait()
+    (volume,) = [v for v in used.card()["volumes"] if v["kind"] == "home"]
+    (backup,) = volume["backups"]
+    assert backup["name"] == row["backup"]["name"]
+    undone = finished(kube, used.reset(["home"], putBack=backup["name"]))
+    assert (undone["status"]["phase"], undone["status"]["reason"]) == ("Succeeded", "Restored"), undone["status"]
+    used.start_and_wait()
+    assert exists(kube, used, "/home/jovyan/kept")
+    assert not exists(kube, used, "/home/jovyan/meanwhile")
+    assert not exists(kube, used, "/home/jovyan/.hub-steward-copying")
+    write(kube, used, "/home/jovyan/kept")
+    assert len(backups(kube, used.user)) == 2
+    assert kube.json("get", "jobs", "-l", f"component={names.COPY_COMPONENT}")["items"] == []
+
+
+def test_A36_a_backup_that_cannot_be_made_keeps_everything(user: Session, kube: Kube) -> None:
+    user.start_and_wait()
+    write(kube, user, "/home/jovyan/kept")
+    pod = kube.pod(user.user)
+    assert pod is not None
+    kube.run_in(pod["metadata"]["name"], "sh", "-c", "echo x > ~/locked && chmod 000 ~/locked")
+    user.stop_and_wait()
+    before = kube.uids(user.user)
+    ended = finished(kube, user.reset(["home"]))
+    assert (ended["status"]["phase"], ended["status"]["reason"]) == ("Failed", "BackupIncomplete")
+    assert "1 file could not be read: locked" in user.card()["last"]["message"]
+    assert kube.uids(user.user) == before
+    wait_for("no half backup is left", lambda: not backups(kube, user.user), 30)
+    user.start_and_wait()
+    assert exists(kube, user, "/home/jovyan/kept")
+
+
+def test_A03_one_success_and_one_failure_are_both_shown(used: Session, kube: Kube) -> None:
+    before = kube.claims(used.user)
+    name = before["workspace"]["metadata"]["name"]
+    policy = {
+        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicy",
+        "metadata": {"name": "keep-this-one"},
+        "spec": {
+            "matchConstraints": {"resourceRules": [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["DELETE"],
+                                                    "resources": ["persistentvolumeclaims"], "resourceNames": [name]}]},
+            "validations": [{"expression": "false", "message": "this volume is under legal hold"}],
+        },
+    }  # fmt: skip
+    binding = {
+        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicyBinding",
+        "metadata": {"name": "keep-this-one"}, "spec": {"policyName": "keep-this-one", "validationActions": ["Deny"]},
+    }  # fmt: skip
+    kube.apply(policy, binding)
+    try:
+
+        def is_held() -> bool:
+            try:
+                kube("delete", "pvc", name, "--dry-run=server")
+            except Exception as refused:
+                return "legal hold" in str(refused)
+            return False
+
+        wait_for("the policy is in force", is_held, 30)
+        ended = finished(kube, used.reset(["workspace", "cache"]))
+    finally:
+        kube("delete", "validatingadmissionpolicy,validatingadmissionpolicybinding", "keep-this-one")
+    assert (ended["status"]["phase"], ended["status"]["reason"]) == ("Failed", "PartialFailure")
+    shown = used.card()["last"]
+    assert {row["volume"]: row["outcome"] for row in shown["outcomes"]} == {"workspace": "Failed", "cache": "Reset"}
+    assert "legal hold" in shown["message"]
+    after = kube.uids(used.user)
+    assert after["workspace"] == before["workspace"]["metadata"]["uid"]
+    assert after["cache"] != before["cache"]["metadata"]["uid"]
+
+
+def test_A35_the_operator_may_die_at_any_moment(used: Session, kube: Kube) -> None:
+    """Both pods at once, by force; the reset with its backup ends as if nothing had happened."""
+    moments = random.Random(35)
+    for _ in range(4):
+        before = kube.uids(used.user)["home"]
+        name = kube.create(manifest(names.VOLUME_RESET, used.user, volumes=["home"]))
+        moment = time.monotonic() + moments.uniform(0.0, 4.0)
+        wait_for("the moment has come", lambda end=moment: time.monotonic() >= end, 10, every=0.02)
+        kube("delete", "pod", "-l", "component=operator", "--force", "--grace-period=0")
+        ended = kube.finished("vreset", name, 180)
+        assert ended["status"]["phase"] == "Succeeded", ended["status"]
+        assert kube.uids(used.user)["home"] != before
+        assert "finalizers" not in ended["metadata"]
+    assert all(names.BACKUP in c["metadata"]["annotations"] for c in backups(kube, used.user))
+    used.start_and_wait()
+
+
+def test_A40_the_hub_may_go_while_a_reset_runs(used: Session, kube: Kube) -> None:
+    answer = used.reset(["home"])
+    assert answer.status == 202, answer.text
+    kube("delete", "pod", "-l", "component=hub", "--wait=false")
+    ended = finished(kube, answer)
+    assert ended["status"]["phase"] == "Succeeded", ended["status"]
+    kube("rollout", "status", "deployment/hub", "--timeout=120s")
+
+    def is_back() -> bool:
+        return used.raw("GET", "/hub/health").status == 200
+
+    wait_for("the hub is back", is_back, 60)
+    assert used.card()["last"]["name"] == ended["metadata"]["name"]
+
+
+def test_stop_and_start_around_a_reset(user: Session, kube: Kube) -> None:
+    user.start_and_wait()
+    write(kube, user, "/home/jovyan/workspace/lost")
+    name = kube.create(manifest(names.VOLUME_RESET, user.user, serverPolicy="StopAndStart"))
+    ended = kube.finished("vreset", name, 180)
+    conditions = {c["type"]: c["status"] for c in ended["status"]["conditions"]}
+    assert (ended["status"]["phase"], conditions.get("ServerStarted")) == ("Succeeded", "True"), ended["status"]
+    wait_for("the hub knows", lambda: user.state() == "running", 60)
+    assert not exists(kube, user, "/home/jovyan/workspace/lost")

@@ -1,0 +1,135 @@
+"""Watches that fall silent, the bucket of writes, and what the operator checks before it begins."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+from typing import Any
+
+import pytest
+from steward_api.crds import definitions
+from steward_api.names import PLURALS
+from steward_operator.adapters import startup
+from steward_operator.engine import watches
+from steward_operator.engine.limiter import TokenBucket
+from steward_operator.hubapi.client import HubError
+
+Json = dict[str, Any]
+
+
+def thing(uid: str, version: int) -> Json:
+    return {"metadata": {"uid": uid, "resourceVersion": str(version)}}
+
+
+class Clock:
+    time = 0.0
+
+    def __call__(self) -> float:
+        return self.time
+
+
+def test_a_watch_that_has_shown_everything_is_fresh_and_one_that_has_not_dies() -> None:
+    clock = Clock()
+    seen = watches.Watches(clock)
+    seen.deliver("pods", thing("a", 5))
+    clock.time = 50
+    assert seen.compare("pods", [thing("a", 5)])
+    clock.time = 60
+    assert seen.age("pods") == 10
+    assert not seen.compare("pods", [thing("a", 6)])
+    clock.time += watches.DEAD_AFTER
+    assert seen.dead() == ""
+    clock.time += 1
+    assert seen.dead() == "pods"
+    seen.deliver("pods", thing("a", 6))
+    assert seen.dead() == ""
+
+
+def test_what_went_after_the_list_was_taken_is_not_missing() -> None:
+    seen = watches.Watches(Clock())
+    seen.deliver("pods", thing("a", 5))
+    listed = [thing("a", 5)]
+    seen.forget("pods", "a")
+    assert seen.compare("pods", listed)
+    assert not seen.compare("pods", [thing("b", 1)])
+
+
+def test_the_bucket_lets_a_burst_through_and_then_one_at_a_time() -> None:
+    async def spend() -> tuple[float, float]:
+        bucket = TokenBucket(rate=100, burst=10)
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        for _ in range(10):
+            await bucket.take()
+        burst = loop.time() - begun
+        await asyncio.gather(*(bucket.take() for _ in range(10)))
+        return burst, loop.time() - begun
+
+    burst, rest = asyncio.run(spend())
+    assert burst < rest
+    assert rest >= 0.09
+
+
+class FakeKube:
+    def __init__(self, schemas: Json, refused: str = "") -> None:
+        self.schemas, self.refused = schemas, refused
+
+    async def served_schemas(self) -> Json:
+        return self.schemas
+
+    async def may(self, verb: str, group: str, resource: str, subresource: str = "") -> bool:
+        return resource != self.refused
+
+
+def served() -> Json:
+    return {
+        f"io.hubsteward.v1alpha1.{kind}": copy.deepcopy(d["spec"]["versions"][0]["schema"]["openAPIV3Schema"])
+        for kind, d in definitions().items()
+    }
+
+
+def checked(kube: FakeKube) -> str:
+    try:
+        asyncio.run(startup.check(kube))  # type: ignore[arg-type]
+    except startup.StartUpError as error:
+        return str(error)
+    return ""
+
+
+def test_start_up_passes_where_everything_is_in_place() -> None:
+    assert checked(FakeKube(served())) == ""
+
+
+def test_start_up_names_what_is_missing() -> None:
+    assert "VolumeReset is not installed" in checked(FakeKube({}))
+    old = served()
+    spec = old["io.hubsteward.v1alpha1.VolumeReset"]["properties"]["spec"]["properties"]
+    spec["backup"]["enum"].remove("Copy")
+    assert "older than this operator: spec.backup does not know Copy" in checked(FakeKube(old))
+    older = served()
+    del older["io.hubsteward.v1alpha1.ServerRestart"]["properties"]["status"]["properties"]["lastWords"]
+    assert "there is no status.lastWords" in checked(FakeKube(older))
+    assert "may not create jobs" in checked(FakeKube(served(), refused="jobs"))
+
+
+class RefusingHub:
+    def __init__(self, *answers: int) -> None:
+        self.answers = list(answers)
+
+    async def who_am_i(self) -> str:
+        status = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if status != 200:
+            raise HubError(status, "no")
+        return "hubsteward-operator"
+
+
+def test_a_hub_that_is_away_is_waited_for_and_one_that_refuses_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(startup, "TOKEN_AGAIN", 0.001)
+    monkeypatch.setattr(startup, "TOKEN_PATIENCE", 0.01)
+    asyncio.run(startup.check_hub(RefusingHub(0, 503, 403, 200)))  # type: ignore[arg-type]
+    with pytest.raises(startup.StartUpError, match="refuses the operator's token"):
+        asyncio.run(startup.check_hub(RefusingHub(403)))  # type: ignore[arg-type]
+
+
+def test_every_kind_has_a_schema_to_compare_with() -> None:
+    assert set(definitions()) == set(PLURALS)
