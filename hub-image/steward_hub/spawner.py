@@ -105,7 +105,13 @@ class StewardMixin(Configurable):
         """
         await self._refuse_locked(self._claims_in(pod))
         self._prepare_for_restarts(pod)
-        created = await super()._make_create_pod_request(pod, request_timeout)
+        try:
+            created = await super()._make_create_pod_request(pod, request_timeout)
+        except ApiException as error:
+            # The chart's policy on locked claims saw a lock that came after our own look.
+            if error.status in (403, 422) and "is being reset" in str(error.body):
+                await self._refuse_locked(self._claims_in(pod))
+            raise
         if not created:
             return created
         try:

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from steward_api import names
 
-from tests.api.conftest import NAMESPACE, Namespace
 from tests.support.control_plane import Refused
+from tests.support.control_plane_fixtures import NAMESPACE, Namespace
 
 KINDS = [names.VOLUME_RESET, names.SERVER_RESTART]
 

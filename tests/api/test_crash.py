@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from steward_api import names
 
-from tests.api.conftest import Namespace
 from tests.support.cluster import wait_for
+from tests.support.control_plane_fixtures import Namespace
 from tests.support.fake_kubelet import FakeKubelet
 from tests.support.operator import Kill, Operator, Proxy, Write
 

@@ -11,8 +11,8 @@ import yaml
 
 from cluster import cache, local, tools
 from cluster.shell import run
-from tests.api.conftest import NAMESPACE
 from tests.support.control_plane import ControlPlane
+from tests.support.control_plane_fixtures import NAMESPACE
 
 Json = dict[str, Any]
 

@@ -12,10 +12,10 @@ from steward_api import names
 from steward_operator.core.copy_job import backup_claim, copy_job
 from steward_operator.core.model import Claim, Copying, Request
 
-from tests.api.conftest import Namespace
 from tests.support.builders import reset
 from tests.support.cluster import wait_for
 from tests.support.control_plane import Refused
+from tests.support.control_plane_fixtures import Namespace
 from tests.support.fake_kubelet import FakeKubelet
 
 Json = dict[str, Any]

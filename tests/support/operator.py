@@ -21,6 +21,7 @@ from aiohttp import web
 
 from .cluster import wait_for
 from .control_plane import ControlPlane, free_port
+from .faults import ANSWERS, Fault, Injections
 
 Json = dict[str, Any]
 #: The operator's image holds no Kubernetes client library, which kopf would import if it were there.
@@ -96,11 +97,17 @@ class Proxy(Served):
         self.writes: list[Write] = []
         self.kill: Kill | None = None
         self.hold: Callable[[str, str], threading.Event | None] | None = None
+        self.injections: Injections | None = None
+        #: What is done to every line of a watch: the line, changed; None to leave it out.
+        self.watch_filter: Callable[[bytes], bytes | None] | None = None
         self.victim: Callable[[], int] = lambda: 0
-        self._sent = 0
+        self.sent = 0
+        #: Whether reads, too, are boundaries to be killed at.
+        self.counts_reads = False
+        self._late: list[asyncio.Task[None]] = []
 
     def arm(self, kill: Kill | None) -> None:
-        self.writes, self._sent, self.kill = [], 0, kill
+        self.writes, self.sent, self.kill = [], 0, kill
 
     def app(self) -> web.Application:
         self._session = aiohttp.ClientSession(
@@ -122,16 +129,19 @@ class Proxy(Served):
 
     async def _forward(self, request: web.Request) -> web.StreamResponse:
         body = await request.read()
-        counted = request.method != "GET" and not any(name in request.path for name in UNCOUNTED)
+        is_ours = not any(name in request.path for name in UNCOUNTED) and "watch" not in request.query
+        counted = request.method != "GET" and is_ours
         number = 0
-        if counted:
-            self._sent += 1
-            number = self._sent
+        if counted or (self.counts_reads and is_ours):
+            self.sent += 1
+            number = self.sent
             if self._strike("before", number):
                 raise web.HTTPBadGateway
         if self.hold and (gate := self.hold(request.method, request.path_qs)):
             await asyncio.to_thread(gate.wait, 30)
         headers = {k: v for k, v in request.headers.items() if k.lower() not in ("host", "content-length")}
+        if counted and self.injections and (fault := self.injections.next_fault(request.path_qs, body.decode())):
+            return await self._suffer(fault, request, body, headers)
         async with self._session.request(
             request.method, self._upstream + request.path_qs, data=body or None, headers=headers
         ) as upstream:
@@ -140,19 +150,77 @@ class Proxy(Served):
                     Write(request.method, request.path, json.loads(body) if body else None, upstream.status,
                           "dryRun" in request.query)
                 )  # fmt: skip
-                if self._strike("after", number):
-                    raise web.HTTPBadGateway
+            if number and self._strike("after", number):
+                raise web.HTTPBadGateway
             response = web.StreamResponse(status=upstream.status)
             for name in ("Content-Type", "Retry-After", "Content-Encoding"):
                 if name in upstream.headers:
                     response.headers[name] = upstream.headers[name]
             await response.prepare(request)
             try:
+                if self.watch_filter and "watch" in request.query:
+                    async for line in upstream.content:
+                        if (changed := self.watch_filter(line)) is not None:
+                            await response.write(changed)
                 async for chunk in upstream.content.iter_any():
                     await response.write(chunk)
             except (ConnectionResetError, aiohttp.ClientError):
                 pass
             return response
+
+    async def _suffer(
+        self, fault: Fault, request: web.Request, body: bytes, headers: dict[str, str]
+    ) -> web.StreamResponse:
+        """What becomes of a write that meets a fault."""
+
+        async def send() -> tuple[int, bytes]:
+            async with self._session.request(
+                request.method, self._upstream + request.path_qs, data=body or None, headers=headers
+            ) as upstream:
+                self.writes.append(
+                    Write(request.method, request.path, json.loads(body) if body else None, upstream.status,
+                          "dryRun" in request.query)
+                )  # fmt: skip
+                return upstream.status, await upstream.read()
+
+        def break_off() -> web.StreamResponse:
+            # The client may have gone already.
+            if request.transport is not None:
+                request.transport.abort()
+            return web.Response(status=502)
+
+        if fault in ANSWERS:
+            told = {"kind": "Status", "status": "Failure", "reason": "Injected", "message": f"injected {fault.value}"}
+            after = {"Retry-After": "1"} if fault is Fault.TOO_MANY else {}
+            return web.json_response(told, status=int(fault.value), headers=after)
+        match fault:
+            case Fault.DROPPED:
+                return break_off()
+            case Fault.LOST_ANSWER | Fault.RESET:
+                await send()
+                return break_off()
+            case Fault.DELAYED:
+                await asyncio.sleep(1)
+            case Fault.HUNG:
+                await asyncio.sleep(15)
+                return break_off()
+            case Fault.DUPLICATED:
+                first = await send()
+                await send()
+                return web.Response(status=first[0], body=first[1], content_type="application/json")
+            case Fault.TRUNCATED:
+                status, answer = await send()
+                return web.Response(status=status, body=answer[: len(answer) // 2], content_type="application/json")
+            case Fault.LATE:
+
+                async def later() -> None:
+                    await asyncio.sleep(2)
+                    await send()
+
+                self._late.append(asyncio.create_task(later()))
+                return break_off()
+        status, answer = await send()
+        return web.Response(status=status, body=answer, content_type="application/json")
 
 
 class FakeHub(Served):
@@ -190,7 +258,10 @@ class FakeHub(Served):
 class Operator:
     """Starts, kills and restarts the operator's process."""
 
-    def __init__(self, kubeconfig: Path, config: Json, hub_port: int, namespace: str, directory: Path) -> None:
+    def __init__(
+        self, kubeconfig: Path, config: Json, hub_port: int, namespace: str, directory: Path, identity: str = "test"
+    ) -> None:
+        self.identity = identity
         self._kubeconfig, self._hub_port, self._namespace = kubeconfig, hub_port, namespace
         self._config = directory / "operator.json"
         self._config.write_text(json.dumps(config))
@@ -208,7 +279,7 @@ class Operator:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", AS_IN_THE_IMAGE, f"--namespace={self._namespace}", "--release=hub",
                  f"--config={self._config}", f"--hub-url=http://127.0.0.1:{self._hub_port}/hub/api",
-                 f"--health-port={self._health}", "--identity=test", *more],
+                 f"--health-port={self._health}", f"--identity={self.identity}", *more],
                 env={**os.environ, "KUBECONFIG": str(self._kubeconfig)}, stdout=stream, stderr=stream,
             )  # fmt: skip
 

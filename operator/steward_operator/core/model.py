@@ -350,6 +350,7 @@ class Settings:
     stop_timeout: float = 120
     start_failure_timeout: float = 60
     stalled_after: float = 60
+    resync_every: float = 60
     most_finished_requests: int = 5000
     writes_per_second: float = 200
     write_burst: int = 400

@@ -20,7 +20,6 @@ from .driver import SERVERS_ONLY, utc_now
 from .store import Key, Requests, Servers
 from .watches import GRACE, Watches
 
-RESYNC_EVERY = 60.0
 #: Resyncs from one sweep of old requests and backups to the next.
 SWEEP_EVERY = 10
 
@@ -95,11 +94,11 @@ async def run(
     is_leading: Callable[[], bool],
 ) -> None:
     for turn in itertools.count(1):
-        await asyncio.sleep(RESYNC_EVERY)
+        await asyncio.sleep(settings.resync_every)
         try:
             await resync(kube, requests, servers, add, watches)
             if is_leading() and turn % SWEEP_EVERY == 1:
                 await delete_old_requests(kube, settings, utc_now())
                 await delete_old_backups(kube, requests, settings, utc_now())
         except KubeError as error:
-            log(logging.WARNING, "resync failed, trying again", problem=str(error), seconds=RESYNC_EVERY)
+            log(logging.WARNING, "resync failed, trying again", problem=str(error), seconds=settings.resync_every)

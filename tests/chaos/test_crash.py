@@ -1,0 +1,156 @@
+"""SIGKILL of the operator before and after every request it sends, reads included, for the longer kinds of request."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from steward_api import names
+
+from tests.chaos.report import FULL, Tally
+from tests.support.cluster import wait_for
+from tests.support.control_plane_fixtures import CONFIG, NAMESPACE, Namespace
+from tests.support.fake_kubelet import FakeKubelet
+from tests.support.operator import Kill, Operator, Proxy
+
+Json = dict[str, Any]
+#: A request of ours that takes more is out of its budget, or runs in circles.
+MOST_REQUESTS = 140
+SEED = 35
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str
+    kind: str
+    spec: Json
+    server: bool = False
+    backup: bool = False
+
+
+CASES = [
+    Case("reset with backup", names.VOLUME_RESET, {"volumes": ["home"]}, backup=True),
+    Case("stop, reset and start", names.VOLUME_RESET, {"volumes": ["workspace"], "serverPolicy": "StopAndStart"}, True),
+    Case("undo", names.VOLUME_RESET, {"volumes": ["home"], "backup": "Copy"}, backup=True),
+    Case("reset without backup", names.VOLUME_RESET, {"volumes": ["workspace", "cache"]}),
+    Case("restart in place", names.SERVER_RESTART, {}, True),
+    Case("stop and start", names.SERVER_RESTART, {"strategy": "Recreate"}, True),
+]
+
+
+def prepare(ns: Namespace, case: Case) -> tuple[str, Json]:
+    """A user for one run, and what the request is to say."""
+    user = ns.user()
+    spec = dict(case.spec)
+    for kind in ("home", "workspace", "cache"):
+        ns.make_claim(user, kind)
+    if case.backup:
+        ns.bind(user, "home")
+    if case.name == "undo":
+        first = ns.ended(names.VOLUME_RESET, ns.ask(names.VOLUME_RESET, user, volumes=["home"]))
+        ns.bind(user, "home")
+        spec["contents"] = {"from": "Backup", "name": first["status"]["volumes"][0]["backup"]["name"]}
+    if case.server:
+        ns.start_server(user)
+    return user, spec
+
+
+def uids(ns: Namespace, user: str) -> dict[str, str]:
+    found = {kind: ns.claim(user, kind) for kind in ("home", "workspace", "cache")}
+    return {kind: claim["metadata"]["uid"] for kind, claim in found.items() if claim}
+
+
+def check(ns: Namespace, case: Case, user: str, before: dict[str, str], name: str, deletes: list[str]) -> None:
+    request = ns.request(case.kind, name)
+    status = request["status"]
+    assert status["phase"] == "Succeeded", status
+    assert "finalizers" not in request["metadata"]
+    after = uids(ns, user)
+    reset = set(case.spec.get("volumes", ()))
+    assert {kind for kind in after if after[kind] != before[kind]} == reset
+    assert set(after) == set(before)
+    assert all(deletes.count(before[kind]) <= 1 for kind in reset)
+    assert (ns.pod(user) is not None) == case.server
+    if case.backup:
+        ready = [b for b in ns.backups(user) if names.BACKUP in b["metadata"]["annotations"]]
+        assert len(ready) == len(ns.backups(user)) == (2 if case.name == "undo" else 1)
+
+
+def numbers(most: int) -> list[tuple[int, str]]:
+    every = [(number, when) for number in range(1, most + 1) for when in ("before", "after")]
+    return every if FULL else sorted(random.Random(SEED).sample(every, 5))
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_a_crash_at_any_request_ends_as_if_nothing_had_happened(
+    case: Case, operator: Operator, proxy: Proxy, ns: Namespace, kubelet: FakeKubelet, tally: Tally
+) -> None:
+    proxy.counts_reads = True
+
+    def run(kill: Kill | None) -> int:
+        if not operator.is_running:
+            operator.start()
+            operator.wait_ready()
+        user, spec = prepare(ns, case)
+        before = uids(ns, user)
+        proxy.arm(kill)
+        name = ns.ask(case.kind, user, **spec)
+
+        def struck_or_ended() -> bool:
+            ended = "completionTime" in ns.request(case.kind, name).get("status", {})
+            return ended or (kill is not None and kill.done.is_set())
+
+        wait_for("killed, or at the end", struck_or_ended, 40, every=0.02)
+        if kill is not None and kill.done.is_set():
+            operator.wait_end()
+            operator.start()
+        ns.ended(case.kind, name, 40)
+        deletes = [w.body["preconditions"]["uid"] for w in proxy.writes if w.method == "DELETE" and w.happened
+                   and w.body and "preconditions" in w.body]  # fmt: skip
+        check(ns, case, user, before, name, deletes)
+        return proxy.sent
+
+    undisturbed = run(None)
+    assert undisturbed <= MOST_REQUESTS
+    tried = 0
+    for number, when in numbers(undisturbed):
+        kill = Kill(number, when)
+        run(kill)
+        tried += kill.done.is_set()
+    tally.add(f"crash: {case.name}", requests=undisturbed, cases=len(numbers(undisturbed)), met=tried)
+
+
+def test_two_operators_hand_over_and_the_next_one_goes_on(
+    api: Any, operator: Operator, proxy: Proxy, ns: Namespace, hub: Any, tmp_path: Any, tally: Tally
+) -> None:
+    """In order by SIGTERM, and by SIGKILL in the middle of a request: the standby has the Lease and ends the request."""
+    kubeconfig = api.kubeconfig("standby", ns.token("operator"), f"http://127.0.0.1:{proxy.port}")
+    pair = [operator, Operator(kubeconfig, CONFIG, hub.port, NAMESPACE, tmp_path, identity="standby")]
+    try:
+        for one in pair:
+            one.start()
+            one.wait_ready()
+        for how, turn in zip(("in order", "killed"), itertools.count()):
+            leader = next(one for one in pair if one.identity == ns.lease()["holderIdentity"])
+            other = next(one for one in pair if one is not leader)
+            user = ns.user()
+            ns.make_claim(user, "workspace")
+            if how == "in order":
+                leader.stop()
+            else:
+                proxy.counts_reads = False
+                proxy.victim = lambda leader=leader: leader.pid
+                proxy.arm(Kill(3, "after"))
+            name = ns.ask(names.VOLUME_RESET, user)
+            assert ns.ended(names.VOLUME_RESET, name, 40)["status"]["phase"] == "Succeeded"
+            assert ns.lease()["holderIdentity"] == other.identity, (how, turn)
+            if not leader.is_running:
+                leader.start()
+                leader.wait_ready()
+    finally:
+        for one in pair:
+            one.stop()
+    tally.add("hand-over", cases=2, met=2)

@@ -1,0 +1,254 @@
+"""One control plane for the tier, with the chart's roles and policies on it, and one operator behind the proxy."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import yaml
+from steward_api import names
+
+from cluster import cache, local, tools
+from cluster.shell import run
+from tests.support.cluster import wait_for
+from tests.support.control_plane import ControlPlane, Refused
+from tests.support.fake_kubelet import FakeKubelet
+from tests.support.operator import FakeHub, Operator, Proxy
+
+Json = dict[str, Any]
+NAMESPACE = "hub"
+CONFIG = {
+    "storage": {
+        "volumes": {
+            "home": {"reset": {"allowed": True, "backup": "Copy"}},
+            "workspace": {"mountPath": "/w", "capacity": "1Gi", "reset": {"allowed": True}},
+            "cache": {"mountPath": "/c", "capacity": "1Gi", "reset": {"allowed": True}},
+        }
+    },
+    "settings": {
+        "min_restart_interval": 0,
+        "resync_every": 5,
+        "start_failure_timeout": 8,
+        "copying": {"image": "hub-steward/operator:test"},
+    },
+}
+
+
+@pytest.fixture(scope="session")
+def api() -> Iterator[ControlPlane]:
+    plane = ControlPlane()
+    try:
+        plane.start()
+        tools.bin_directory()
+        local.chart_dependencies()
+        rendered = run(
+            [
+                cache.root() / "bin/helm",
+                "template",
+                "hub",
+                local.CHART,
+                "--namespace",
+                NAMESPACE,
+                "--set",
+                "operator.image.tag=test",
+            ]
+        )
+        kept = {"CustomResourceDefinition", "ServiceAccount", "Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding",
+                "ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"}  # fmt: skip
+        objects = [o for o in yaml.safe_load_all(rendered) if o and o["kind"] in kept]
+        plane.kubectl("create", "namespace", NAMESPACE)
+        for chosen in ({"CustomResourceDefinition"}, kept - {"CustomResourceDefinition"}):
+            items = [o for o in objects if o["kind"] in chosen]
+            body = json.dumps({"apiVersion": "v1", "kind": "List", "items": items})
+            plane.kubectl("apply", "-n", NAMESPACE, "-f", "-", input_text=body)
+        plane.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
+        plane.kubectl("-n", NAMESPACE, "create", "serviceaccount", "stranger")
+        yield plane
+    finally:
+        plane.stop()
+
+
+class Namespace:
+    """The test's view of the hub's namespace: makes users, asks for things, looks at what is there."""
+
+    def __init__(self, api: ControlPlane) -> None:
+        self.api = api
+        self._numbers = itertools.count(1)
+        self._tokens: dict[str, str] = {}
+
+    def core(self, resource: str, name: str = "") -> str:
+        return f"/api/v1/namespaces/{NAMESPACE}/{resource}" + (f"/{name}" if name else "")
+
+    def requests(self, kind: str, name: str = "") -> str:
+        path = f"/apis/{names.GROUP}/{names.VERSION}/namespaces/{NAMESPACE}/{names.PLURALS[kind]}"
+        return path + (f"/{name}" if name else "")
+
+    def token(self, account: str) -> str:
+        """A token of a service account of the namespace, as the cluster gives it to the pod."""
+        if account not in self._tokens:
+            body = {
+                "apiVersion": "authentication.k8s.io/v1",
+                "kind": "TokenRequest",
+                "spec": {"expirationSeconds": 3600},
+            }
+            path = f"{self.core('serviceaccounts', account)}/token"
+            self._tokens[account] = self.api.raw("POST", path, body)["status"]["token"]
+        return self._tokens[account]
+
+    def user(self) -> str:
+        return f"user{next(self._numbers)}"
+
+    def make_claim(self, user: str, kind: str, **spec: Any) -> Json:
+        body = {
+            "metadata": {
+                "name": f"{kind}-{user}",
+                "labels": {names.COMPONENT: names.STORAGE_COMPONENT, names.VOLUME: kind, "team": "blue"},
+                "annotations": {names.USERNAME: user},
+            },
+            "spec": {"accessModes": ["ReadWriteOnce"], "storageClassName": "standard",
+                     "resources": {"requests": {"storage": "1Gi"}}, **spec},
+        }  # fmt: skip
+        self.api.raw("POST", self.core("persistentvolumeclaims"), body)
+
+        def protected() -> Json | None:
+            found = self.claim(user, kind)
+            return found if found and found["metadata"].get("finalizers") else None
+
+        return wait_for("the claim is protected", protected, 20, every=0.05)
+
+    def lease(self) -> Json:
+        path = f"/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases/{names.LEASE}"
+        return dict(self.api.raw("GET", path)["spec"])
+
+    def bind(self, user: str, kind: str, size: str = "1Gi") -> Json:
+        """Say of the claim that it has been used, as the volume controller does."""
+        path = self.core("persistentvolumeclaims", f"{kind}-{user}")
+        body = {"status": {"phase": "Bound", "capacity": {"storage": size}}}
+        return dict(self.api.raw("PATCH", f"{path}/status", body, content_type="application/merge-patch+json"))
+
+    def backups(self, user: str) -> list[Json]:
+        """The user's backups, ready or not."""
+        selector = f"?labelSelector={names.COMPONENT}%3D{names.BACKUP_COMPONENT}"
+        listed = self.api.raw("GET", self.core("persistentvolumeclaims") + selector)["items"]
+        return [c for c in listed if c["metadata"]["annotations"].get(names.USERNAME) == user]
+
+    def claim(self, user: str, kind: str) -> Json | None:
+        return self._find("persistentvolumeclaims", f"{kind}-{user}")
+
+    def pod(self, user: str) -> Json | None:
+        return self._find("pods", f"jupyter-{user}")
+
+    def _find(self, resource: str, name: str) -> Json | None:
+        found = [o for o in self.api.raw("GET", self.core(resource))["items"] if o["metadata"]["name"] == name]
+        return found[0] if found else None
+
+    def make_pod(self, user: str, *, is_server: bool = True, dry_run: bool = False) -> None:
+        resources = {"requests": {"cpu": "50m"}}
+        body = {
+            "metadata": {
+                "name": f"jupyter-{user}",
+                "labels": {names.COMPONENT: names.SERVER_COMPONENT} if is_server else {},
+                "annotations": {names.USERNAME: user, names.RESOURCES: json.dumps(resources)} if is_server else {},
+            },
+            "spec": {
+                "restartPolicy": "OnFailure",
+                "containers": [{
+                    "name": "notebook", "image": "paper", "resources": resources,
+                    "resizePolicy": [{"resourceName": r, "restartPolicy": "RestartContainer"} for r in ("cpu", "memory")],
+                }],
+                "volumes": [{"name": "w", "persistentVolumeClaim": {"claimName": f"workspace-{user}"}}],
+            },
+        }  # fmt: skip
+        self.api.raw("POST", self.core("pods") + ("?dryRun=All" if dry_run else ""), body)
+
+    def start_server(self, user: str) -> Json:
+        self.make_pod(user)
+
+        def runs() -> Json | None:
+            found = self.pod(user)
+            return found if found and found["status"]["phase"] == "Running" else None
+
+        return wait_for("the paper server runs", runs, 20, every=0.05)
+
+    def ask(self, kind: str, user: str, **spec: Any) -> str:
+        if kind == names.VOLUME_RESET:
+            spec.setdefault("volumes", ["workspace"])
+        spec.setdefault("requestedBy", {"kind": "KubernetesUser", "name": "test-admin"})
+        body = {
+            "apiVersion": names.API_VERSION, "kind": kind, "metadata": {"generateName": "t-"},
+            "spec": {"user": user, **spec},
+        }  # fmt: skip
+        return str(self.api.raw("POST", self.requests(kind) + "?fieldValidation=Strict", body)["metadata"]["name"])
+
+    def request(self, kind: str, name: str) -> Json:
+        return dict(self.api.raw("GET", self.requests(kind, name)))
+
+    def ended(self, kind: str, name: str, seconds: float = 30) -> Json:
+        def finished() -> Json | None:
+            found = self.request(kind, name)
+            return found if found.get("status", {}).get("completionTime") else None
+
+        return wait_for(f"{kind} {name} ends", finished, seconds, every=0.05)
+
+
+@pytest.fixture(scope="session")
+def ns(api: ControlPlane) -> Namespace:
+    """With the policies in force: the API server takes new ones up within a second."""
+    namespace = Namespace(api)
+    body = {"metadata": {"name": "probe"}, "spec": {"accessModes": ["ReadWriteOnce"],
+            "resources": {"requests": {"storage": "1"}}}}  # fmt: skip
+
+    def is_in_force() -> bool:
+        try:
+            path = namespace.core("persistentvolumeclaims") + "?dryRun=All"
+            api.raw("POST", path, body, token=namespace.token("operator"))
+        except Refused as refused:
+            return "users' volumes" in refused.message
+        return False
+
+    wait_for("the policies are in force", is_in_force, 30)
+    return namespace
+
+
+@pytest.fixture(scope="session")
+def kubelet(api: ControlPlane, ns: Namespace) -> Iterator[FakeKubelet]:
+    kubelet = FakeKubelet(api, NAMESPACE)
+    kubelet.start()
+    yield kubelet
+    kubelet.stop()
+    assert not kubelet.problems
+
+
+@pytest.fixture(scope="session")
+def hub(ns: Namespace, kubelet: FakeKubelet) -> Iterator[FakeHub]:
+    def stop(user: str) -> None:
+        ns.api.raw("DELETE", ns.core("pods", f"jupyter-{user}"))
+
+    hub = FakeHub(stop, lambda user: ns.make_pod(user))
+    hub.start()
+    yield hub
+    hub.stop()
+
+
+@pytest.fixture(scope="session")
+def proxy(api: ControlPlane) -> Iterator[Proxy]:
+    proxy = Proxy(api)
+    proxy.start()
+    yield proxy
+    proxy.stop()
+
+
+@pytest.fixture
+def operator(api: ControlPlane, ns: Namespace, kubelet: FakeKubelet, proxy: Proxy, hub: FakeHub) -> Iterator[Operator]:
+    """Not started yet. Runs with the rights of the chart's service account."""
+    kubeconfig = api.kubeconfig("operator", ns.token("operator"), f"http://127.0.0.1:{proxy.port}")
+    operator = Operator(kubeconfig, CONFIG, hub.port, NAMESPACE, api.directory)
+    proxy.victim = lambda: operator.pid
+    proxy.arm(None)
+    proxy.counts_reads = False
+    proxy.hold = proxy.injections = proxy.watch_filter = None
+    yield operator
+    operator.stop()
