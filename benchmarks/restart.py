@@ -11,19 +11,16 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import statistics
 import sys
 import time
-from datetime import date
-from pathlib import Path
 
-from cluster import cache, local, tools
+from benchmarks.tables import machine, replace_section
+from cluster import cache, local
 from tests.support.cluster import Kube, Session, passwords, wait_for
 from tests.target import TARGET
 
 DOCUMENT = cache.REPOSITORY / "docs" / "benchmarks.md"
-MARKER = "<!-- restart -->"
 
 
 def instance(kube: Kube, user: str) -> str:
@@ -91,12 +88,10 @@ def row(name: str, values: list[float]) -> str:
 
 def table(swaps: list[float], rounds: list[float]) -> str:
     ratio = statistics.median(rounds) / statistics.median(swaps)
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return "\n".join(
         [
-            f"{len(swaps)} pairs on {date.today()}; {os.cpu_count()} cores, {memory:.0f} GiB, Linux "
-            f"{platform.release().split('-')[0]}; Kubernetes {tools.KUBERNETES_VERSION} (kind, one node), "
-            "JupyterHub 6.1.1, KubeSpawner 7.1.0. Seconds from the press until the server answers through the proxy.",
+            f"{len(swaps)} pairs. {machine()} kind with one node, JupyterHub 6.1.1, KubeSpawner 7.1.0. "
+            "Seconds from the press until the server answers through the proxy.",
             "",
             "| | min | median | max |",
             "|---|---|---|---|",
@@ -121,9 +116,7 @@ def main() -> int:
             local.down(TARGET)
     print(f"\n{text}")
     if arguments.write:
-        before, _, rest = Path(DOCUMENT).read_text().partition(MARKER)
-        _, _, after = rest.partition(MARKER)
-        DOCUMENT.write_text(f"{before}{MARKER}\n{text}\n{MARKER}{after}")
+        replace_section(DOCUMENT, "restart", text)
     return 0
 
 

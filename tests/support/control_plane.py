@@ -37,6 +37,13 @@ class Refused(Exception):
         self.message = message
 
 
+#: What the operator sends, and nothing else.
+AUDIT_POLICY = {
+    "apiVersion": "audit.k8s.io/v1", "kind": "Policy", "omitStages": ["RequestReceived", "ResponseStarted"],
+    "rules": [{"level": "Metadata", "users": ["system:serviceaccount:hub:operator"]}, {"level": "None"}],
+}  # fmt: skip
+
+
 class ControlPlane:
     def __init__(self) -> None:
         self.programs = tools.kubernetes()
@@ -57,8 +64,11 @@ class ControlPlane:
         run(["openssl", "genrsa", "-out", key, "2048"])
         tokens = self.directory / "tokens.csv"
         tokens.write_text(f'{ADMIN_TOKEN},test-admin,1,"system:masters"\n')
+        policy = self.directory / "audit.json"
+        policy.write_text(json.dumps(AUDIT_POLICY))
         self._run(
-            "kube-apiserver", f"--etcd-servers=http://127.0.0.1:{etcd}", f"--secure-port={self.port}",
+            "kube-apiserver", f"--audit-policy-file={policy}", f"--audit-log-path={self.audit_file}",
+            "--audit-log-mode=blocking", f"--etcd-servers=http://127.0.0.1:{etcd}", f"--secure-port={self.port}",
             "--bind-address=127.0.0.1", f"--cert-dir={self.directory}/certs", "--service-cluster-ip-range=10.0.0.0/24",
             "--authorization-mode=RBAC", f"--token-auth-file={tokens}", "--service-account-issuer=https://test",
             f"--service-account-key-file={key}", f"--service-account-signing-key-file={key}",
@@ -84,6 +94,16 @@ class ControlPlane:
             return "ok" in str(self.raw("GET", "/readyz"))
         except (urllib.error.URLError, OSError, Refused):
             return False
+
+    @property
+    def audit_file(self) -> Path:
+        return self.directory / "audit.log"
+
+    def audit(self, begin: int = 0) -> list[Json]:
+        """What the operator has sent, from an offset of `audit_file` on, oldest first."""
+        with self.audit_file.open() as log:
+            log.seek(begin)
+            return [json.loads(line) for line in log if line.endswith("\n")]
 
     def stop(self) -> None:
         # Nothing of it is kept, so nobody waits for an orderly end.

@@ -37,35 +37,30 @@ CONFIG = {
 }
 
 
+def install(plane: ControlPlane) -> None:
+    """The chart's definitions, rights and policies. The parts that would run do not."""
+    tools.bin_directory()
+    local.chart_dependencies()
+    rendered = run([cache.root() / "bin/helm", "template", "hub", local.CHART, "--namespace", NAMESPACE,
+                    "--set", "operator.image.tag=test"])  # fmt: skip
+    kept = {"CustomResourceDefinition", "ServiceAccount", "Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding",
+            "ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"}  # fmt: skip
+    objects = [o for o in yaml.safe_load_all(rendered) if o and o["kind"] in kept]
+    plane.kubectl("create", "namespace", NAMESPACE)
+    for chosen in ({"CustomResourceDefinition"}, kept - {"CustomResourceDefinition"}):
+        items = [o for o in objects if o["kind"] in chosen]
+        body = json.dumps({"apiVersion": "v1", "kind": "List", "items": items})
+        plane.kubectl("apply", "-n", NAMESPACE, "-f", "-", input_text=body)
+    plane.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
+    plane.kubectl("-n", NAMESPACE, "create", "serviceaccount", "stranger")
+
+
 @pytest.fixture(scope="session")
 def api() -> Iterator[ControlPlane]:
     plane = ControlPlane()
     try:
         plane.start()
-        tools.bin_directory()
-        local.chart_dependencies()
-        rendered = run(
-            [
-                cache.root() / "bin/helm",
-                "template",
-                "hub",
-                local.CHART,
-                "--namespace",
-                NAMESPACE,
-                "--set",
-                "operator.image.tag=test",
-            ]
-        )
-        kept = {"CustomResourceDefinition", "ServiceAccount", "Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding",
-                "ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"}  # fmt: skip
-        objects = [o for o in yaml.safe_load_all(rendered) if o and o["kind"] in kept]
-        plane.kubectl("create", "namespace", NAMESPACE)
-        for chosen in ({"CustomResourceDefinition"}, kept - {"CustomResourceDefinition"}):
-            items = [o for o in objects if o["kind"] in chosen]
-            body = json.dumps({"apiVersion": "v1", "kind": "List", "items": items})
-            plane.kubectl("apply", "-n", NAMESPACE, "-f", "-", input_text=body)
-        plane.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
-        plane.kubectl("-n", NAMESPACE, "create", "serviceaccount", "stranger")
+        install(plane)
         yield plane
     finally:
         plane.stop()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import threading
+import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -25,8 +26,11 @@ def _now(ago: float = 0) -> str:
 
 
 class FakeKubelet(threading.Thread):
-    def __init__(self, control_plane: ControlPlane, namespace: str) -> None:
+    def __init__(self, control_plane: ControlPlane, namespace: str, tick: float = TICK, swap: float = 0) -> None:
+        """``swap`` is how many seconds an instance takes to be replaced."""
         super().__init__(daemon=True)
+        self._tick, self._swap = tick, swap
+        self._resized_at: dict[str, float] = {}
         self._api = control_plane
         self._pods = f"/api/v1/namespaces/{namespace}/pods"
         self._numbers = itertools.count(1)
@@ -39,7 +43,7 @@ class FakeKubelet(threading.Thread):
         self.stuck: set[str] = set()
 
     def run(self) -> None:
-        while not self._stop_asked.wait(TICK):
+        while not self._stop_asked.wait(self._tick):
             try:
                 for pod in self._api.raw("GET", self._pods)["items"]:
                     self._tend(pod)
@@ -73,7 +77,7 @@ class FakeKubelet(threading.Thread):
         elif not pod["status"].get("containerStatuses"):
             # Old enough not to be spared as just started.
             self._report(path, pod, restarts=0, started=_now(3600))
-        elif self._is_resized(pod):
+        elif self._is_resized(pod) and self._is_swapped(pod["metadata"]["uid"]):
             count = pod["status"]["containerStatuses"][0]["restartCount"] + 1
             self.restarts[pod["metadata"]["uid"]] = self.restarts.get(pod["metadata"]["uid"], 0) + 1
             self._report(path, pod, restarts=count, started=_now())
@@ -93,6 +97,12 @@ class FakeKubelet(threading.Thread):
             "status": {"phase": "Failed" if code else "Succeeded", "containerStatuses": [status]},
         }
         self._api.raw("PATCH", f"{path}/status", body, content_type="application/merge-patch+json")
+
+    def _is_swapped(self, uid: str) -> bool:
+        if time.monotonic() - self._resized_at.setdefault(uid, time.monotonic()) < self._swap:
+            return False
+        del self._resized_at[uid]
+        return True
 
     @staticmethod
     def _is_resized(pod: Json) -> bool:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -40,6 +41,8 @@ class Write:
     body: Any
     status: int
     dry_run: bool = False
+    #: When it was answered, by the monotonic clock.
+    at: float = field(default_factory=time.monotonic)
 
     @property
     def happened(self) -> bool:
@@ -288,9 +291,9 @@ class Operator:
         return self._process is not None and self._process.poll() is None
 
     def wait_ready(self) -> None:
-        wait_for("the operator is ready", self._is_ready, 30, every=0.05)
+        wait_for("the operator is ready", self.is_ready, 30, every=0.05)
 
-    def _is_ready(self) -> bool:
+    def is_ready(self) -> bool:
         assert self._process is not None
         assert self._process.poll() is None, f"the operator ended:\n{self.log.read_text()[-3000:]}"
         try:
@@ -298,6 +301,16 @@ class Operator:
                 return bool(answer.status == 200)
         except (urllib.error.URLError, OSError):
             return False
+
+    def terminate(self) -> None:
+        """Tell it to stop, and do not wait for it."""
+        assert self._process is not None
+        self._process.terminate()
+
+    def kill(self) -> None:
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
 
     def wait_end(self, seconds: float = 30) -> int:
         assert self._process is not None

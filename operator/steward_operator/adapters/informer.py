@@ -52,7 +52,8 @@ def registry(
             watches.deliver(names.PLURALS[kind], body)
             # Never older than what a write of ours has put there: versions of one object only grow.
             known = requests.get(kind, body["metadata"]["name"])
-            if known and known.uid == body["metadata"]["uid"] and _version(known.manifest) > _version(body):
+            if known and known.uid == body["metadata"]["uid"] and _version(known.manifest) >= _version(body):
+                # Nor is a write of ours news: the pass that made it has gone on from there.
                 return
             requests.put({**body, "kind": kind})
             add((kind, body["metadata"]["name"]))

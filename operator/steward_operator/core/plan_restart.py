@@ -62,7 +62,7 @@ def _begin(world: World) -> Plan:
     if container is None or not container.id:
         return fail(world, Reason.SERVER_NOT_RUNNING, "The server is still starting; there is nothing to restart yet.")
     recorded = world.request.status.get("containerID")
-    if recorded and recorded != container.id:
+    if (recorded and recorded != container.id) or _is_younger(world, container):
         if answers(world, pod, container):
             return finish(world, Phase.SUCCEEDED, Reason.JOINED, newContainerID=container.id)
         return _wait_observed(world, pod, container, Reason.WAITING_FOR_OTHER, "The server is being restarted.")
@@ -70,6 +70,16 @@ def _begin(world: World) -> Plan:
         told = f"The restart {active.name} is running; this request ends with it."
         return _wait_observed(world, pod, container, Reason.WAITING_FOR_OTHER, told)
     return _choose(world, pod, container)
+
+
+def _is_younger(world: World, container: Container) -> bool:
+    """Whether the instance was started after the request was due: another restart has done what this one asks for.
+
+    Both times are whole seconds. No server answers in the second it is started in, so nobody can have meant the new
+    instance in that second.
+    """
+    due = max(world.request.created, world.request.not_before or world.request.created)
+    return container.started_at is not None and container.started_at >= due
 
 
 def _active_other(world: World) -> Request | None:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -47,11 +48,56 @@ MOST_STEPS = 100
 MOST_REMEMBERED = 10_000
 #: Events that wait to be sent; beyond it the newest are dropped, because they are news and not record.
 MOST_EVENTS = 2000
+#: Seconds between two Events, so that a crowd of requests is not held up by the news of it.
+EVENT_EVERY = 0.05
 SERVERS_ONLY = f"{names.COMPONENT}={names.SERVER_COMPONENT}"
 
 
 def utc_now() -> datetime:
     return datetime.now(UTC)
+
+
+class LookAgain(Exception):
+    """Something is not as it was when the step was planned."""
+
+
+@dataclass
+class Look:
+    """What was read of the cluster in this pass, for as long as a step does not make it old. None: to be read.
+
+    A write that changes only the request hands back the request; what was seen of the rest stays good. The look at the
+    pods after the lock is written is always new, and so is the one after anything that was waited for.
+    """
+
+    request: Json | None = None
+    pods: list[Json] | None = None
+    claims: list[Json] | None = None
+    jobs: tuple[Job, ...] | None = None
+    retained: frozenset[str] | None = None
+
+    def after(self, step: Step, before: Request, written: Json | None) -> None:
+        match step:
+            case WriteStatus() | AddFinalizer() | RemoveFinalizer():
+                self.request = written
+                if before.kind == names.SERVER_RESTART or not isinstance(step, WriteStatus):
+                    # A resize names the version of the pod that was looked at.
+                    return
+                # Jobs are looked for as soon as the record speaks of a copy.
+                self.jobs = None
+                now = Phase(step.status["phase"])
+                if now is not before.phase:
+                    self.claims = None
+                    # Listed after the lock a moment ago: no server of this user's can have come since.
+                    if (before.phase, now) != (Phase.PREPARING, Phase.DELETING):
+                        self.pods = None
+            case TryCreateClaim():
+                pass
+            case DeleteClaim() | CreateClaim() | AnnotateClaim():
+                self.claims = None
+            case CreateJob() | DeleteJob():
+                self.pods = self.jobs = None
+            case _:
+                self.request = self.pods = self.claims = self.jobs = None
 
 
 class Driver:
@@ -91,9 +137,13 @@ class Driver:
 
     async def _advance(self, key: Key) -> float | None:
         answers: dict[str, Refusal | None] = {}
+        known = self._requests.get(*key)
+        # What the watch has shown of a request that has not begun is good enough to begin with: the first write names
+        # its version, and is refused when there is a newer one.
+        look = Look(dict(known.manifest) if known and known.phase is Phase.PENDING else None)
         for _ in range(MOST_STEPS):
             try:
-                world = await self._observe(key, answers)
+                world = await self._observe(key, look, answers)
             except KubeError as error:
                 if error.is_gone:
                     self._requests.drop(*key)
@@ -108,21 +158,32 @@ class Driver:
                 case _:
                     self._note_first_action(world, plan)
                     with metrics.step_duration.labels(type(plan).__name__).time():
-                        await self._do(world, plan, answers)
+                        try:
+                            look.after(plan, world.request, await self._do(world, plan, answers))
+                        except LookAgain:
+                            look = Look()
         raise RuntimeError(f"no end after {MOST_STEPS} steps")
 
-    async def _observe(self, key: Key, answers: Mapping[str, Refusal | None]) -> World:
+    async def _observe(self, key: Key, look: Look, answers: Mapping[str, Refusal | None]) -> World:
         """The request first, then what it is about: a lock found in it was there before the pods were listed."""
         kind, name = key
-        manifest = {"kind": kind, **await self._kube.get_request(kind, name)}
-        self._requests.put(manifest)
-        request = Request(manifest)
-        # The Jobs before the pods: what a finished Job's pod reported is there when the Job says that it has finished.
-        jobs = await self._jobs_of(request)
-        listed_pods, listed_claims = await self._objects_of(request)
-        retained = await self._retained(request)
+        if look.request is None:
+            look.request = {"kind": kind, **await self._kube.get_request(kind, name)}
+            self._requests.put(look.request)
+        request = Request(look.request)
+        if look.jobs is None:
+            # Before the pods: what a finished Job's pod reported is there when the Job says that it has finished.
+            look.jobs = await self._jobs_of(request)
+        if look.pods is None and look.claims is None:
+            look.pods, look.claims = await self._objects_of(request)
+        elif look.claims is None:
+            look.claims = await self._kube.list_claims()
+        elif look.pods is None:
+            look.pods = await self._kube.list_pods("")
+        if request.phase is Phase.RECREATING and look.retained is None:
+            look.retained = await self._retained(request)
         now = self._now()
-        pods = tuple(Pod(pod) for pod in listed_pods)
+        pods = tuple(Pod(pod) for pod in look.pods or ())
         own = [pod for pod in pods if pod.is_server and pod.user == request.user]
         recent = {pod.uid: self._servers.recent_restarts(pod, now) for pod in own}
         self._probe_new_instances(request, own)
@@ -130,9 +191,9 @@ class Driver:
             now=now,
             request=request,
             pods=pods,
-            claims=tuple(Claim(claim) for claim in listed_claims),
-            jobs=jobs,
-            retained=retained,
+            claims=tuple(Claim(claim) for claim in look.claims or ()),
+            jobs=look.jobs,
+            retained=look.retained or frozenset(),
             others=self._requests.of_user(request.user, excluding=key),
             table=self._table,
             answers=dict(answers),
@@ -142,17 +203,32 @@ class Driver:
         )
 
     async def _objects_of(self, request: Request) -> tuple[list[Json], list[Json]]:
-        """Pods and claims, live.
+        """Pods and claims, live: as much of them as the next step can depend on.
 
-        A reset has to see every pod of the namespace. A restart only acts on one pod, which the watch has named; when
-        that name leads nowhere, everything is listed.
+        A list that has to be consistent waits for the API server's cache, a tenth of a second on a quiet cluster;
+        single objects do not. The one list of all pods that nothing may replace is the one after the lock is written.
         """
         if request.kind == names.SERVER_RESTART:
-            found = await asyncio.gather(*map(self._pod, self._servers.names_of(request.user)))
-            if pods := [pod for pod in found if pod is not None]:
+            if pods := await self._pods_of(request.user):
                 return pods, []
             return await asyncio.gather(self._kube.list_pods(SERVERS_ONLY), self._kube.list_claims())
+        if request.phase is Phase.PENDING:
+            claims, pods = await asyncio.gather(self._kube.list_claims(), self._pods_of(request.user))
+            if any(Claim(claim).is_ours and Claim(claim).user == request.user for claim in claims):
+                # Strangers' pods are looked for when the lock is on.
+                return pods, claims
+            return await self._kube.list_pods(SERVERS_ONLY), claims
+        if request.phase in (Phase.DELETING, Phase.RECREATING) and not _handles_pods(request):
+            claims = await self._kube.list_claims()
+            due = {row["uid"] for row in request.status.get("volumes") or ()}
+            if not any(claim["metadata"]["uid"] in due and not Claim(claim).is_deleting for claim in claims):
+                return [], claims
         return await asyncio.gather(self._kube.list_pods(""), self._kube.list_claims())
+
+    async def _pods_of(self, user: str) -> list[Json]:
+        """The user's servers, by the names that the watch has shown."""
+        found = await asyncio.gather(*map(self._pod, self._servers.names_of(user)))
+        return [pod for pod in found if pod is not None]
 
     async def _pod(self, name: str) -> Json | None:
         try:
@@ -172,18 +248,17 @@ class Driver:
     async def _retained(self, request: Request) -> frozenset[str]:
         """Old volumes that are released and kept. Without the right to see volumes nothing is told about them."""
         found = set()
-        if request.phase is Phase.RECREATING:
-            for row in request.status.get("volumes") or ():
-                if name := row.get("persistentVolume"):
-                    try:
-                        volume = await self._kube.get_volume(name)
-                    except KubeError as error:
-                        if error.is_gone or error.is_refusal:
-                            continue
-                        raise
-                    claimed = (volume["spec"].get("claimRef") or {}).get("uid")
-                    if volume["spec"].get("persistentVolumeReclaimPolicy") == "Retain" and claimed == row["uid"]:
-                        found.add(name)
+        for row in request.status.get("volumes") or ():
+            if name := row.get("persistentVolume"):
+                try:
+                    volume = await self._kube.get_volume(name)
+                except KubeError as error:
+                    if error.is_gone or error.is_refusal:
+                        continue
+                    raise
+                claimed = (volume["spec"].get("claimRef") or {}).get("uid")
+                if volume["spec"].get("persistentVolumeReclaimPolicy") == "Retain" and claimed == row["uid"]:
+                    found.add(name)
         return frozenset(found)
 
     def _note_first_action(self, world: World, step: Step) -> None:
@@ -206,16 +281,18 @@ class Driver:
             if (going and pod.notebook.id != going) or (stopped and pod.uid != stopped):
                 self._prober.watch(pod)
 
-    async def _do(self, world: World, step: Step, answers: dict[str, Refusal | None]) -> None:
+    async def _do(self, world: World, step: Step, answers: dict[str, Refusal | None]) -> Json | None:
+        """The request as it is after a step that changed it; None after any other, and when it was not done."""
         request = world.request
         try:
             match step:
                 case WriteStatus():
-                    await self._write_status(request, step.status)
+                    return await self._write_status(request, step.status)
                 case AddFinalizer():
-                    await self._set_finalizers(request, [*_finalizers(request), names.FINALIZER])
+                    return await self._set_finalizers(request, [*_finalizers(request), names.FINALIZER])
                 case RemoveFinalizer():
-                    await self._set_finalizers(request, [f for f in _finalizers(request) if f != names.FINALIZER])
+                    kept = [f for f in _finalizers(request) if f != names.FINALIZER]
+                    return await self._set_finalizers(request, kept)
                 case TryCreateClaim():
                     answers[step.key] = await self._try_create(step)
                 case CreateClaim() | DeleteClaim() | CreateJob() | ResizePod():
@@ -232,13 +309,14 @@ class Driver:
         except KubeError as error:
             if error.is_conflict or error.is_already_there or error.is_gone:
                 log(logging.INFO, "looking again", request=request.name, uid=request.uid, step=type(step).__name__)
-                return
+                raise LookAgain from error
             if error.is_refusal and isinstance(step, CreateClaim | DeleteClaim | CreateJob | ResizePod):
                 answers[step.key] = Refusal(error.status, error.message)
                 log(logging.WARNING, "refused", request=request.name, uid=request.uid, step=type(step).__name__,
                     answer=error.message)  # fmt: skip
-                return
+                return None
             raise
+        return None
 
     async def _try_create(self, step: TryCreateClaim) -> Refusal | None:
         """AlreadyExists comes after validation and admission, so it is the pass; so is quota, asked before them."""
@@ -276,7 +354,7 @@ class Driver:
         else:
             answers[step.key] = None
 
-    async def _write_status(self, request: Request, status: Mapping[str, Any]) -> None:
+    async def _write_status(self, request: Request, status: Mapping[str, Any]) -> Json:
         patch = difference(request.status, status)
         written = await self._kube.patch_request_status(
             request.kind, request.name, str(request.meta["resourceVersion"]), patch
@@ -290,6 +368,7 @@ class Driver:
         if Request(manifest).is_finished:
             audit(manifest)
             metrics.finished.labels(request.kind, status["phase"], status["reason"]).inc()
+        return manifest
 
     def _tell(self, manifest: Json) -> None:
         try:
@@ -301,16 +380,26 @@ class Driver:
         """Runs for as long as the operator does. An Event is news: nothing waits for it, the status already says it."""
         while True:
             event = await self._events.get()
+            await asyncio.sleep(EVENT_EVERY)
             try:
                 await self._kube.create_event(event)
             except KubeError as error:
                 log(logging.WARNING, "event not written", event=event["metadata"]["name"], problem=str(error))
 
-    async def _set_finalizers(self, request: Request, finalizers: list[str]) -> None:
+    async def _set_finalizers(self, request: Request, finalizers: list[str]) -> Json:
         written = await self._kube.set_finalizers(
             request.kind, request.name, request.uid, str(request.meta["resourceVersion"]), finalizers
         )
-        self._requests.put({"kind": request.kind, **written})
+        manifest: Json = {"kind": request.kind, **written}
+        self._requests.put(manifest)
+        return manifest
+
+
+def _handles_pods(request: Request) -> bool:
+    """Whether a reset has pods to look after once everything is deleted: of copies, or of a server that it stopped."""
+    volumes = request.status.get("volumes") or ()
+    copies = (request.spec.get("contents") or {}).get("from") == ContentsFrom.BACKUP
+    return bool(copies or request.status.get("podUID") or any("backup" in row for row in volumes))
 
 
 def _finalizers(request: Request) -> list[str]:
