@@ -27,17 +27,22 @@ clean-cache: ## Remove builds and downloads, for a cold start
 	@$(PYTHON) -m cluster clean-cache
 
 .PHONY: test
-test: ## Run every tier: lint, unit, api, chart, e2e, browser
+test: ## Run every tier: lint, unit, api, chart, e2e, browser, three minutes of chaos
 	@$(PYTHON) -m tests.run
 
-.PHONY: test-unit test-api test-chart test-e2e test-browser lint
+.PHONY: test-unit test-api test-chart test-e2e test-browser test-chaos lint
 test-unit: ## The pure core and the API models
 test-api: ## A real API server, etcd and controller manager
 test-chart: ## What Helm renders and refuses
 test-e2e: ## The hub's REST API and kubectl on a kind cluster (KEEP=1 keeps it)
 test-browser: ## Chromium with axe on the same cluster
-test-unit test-api test-chart test-e2e test-browser:
+test-chaos: ## Faults and crashes at seeded moments, three minutes of them
+test-unit test-api test-chart test-e2e test-browser test-chaos:
 	@$(PYTHON) -m tests.run $(subst test-,,$@)
+
+.PHONY: test-chaos-full
+test-chaos-full: ## Every fault at every write, a crash at every request, 20,000 schedules (about an hour)
+	@CHAOS=full $(PYTHON) -m tests.run chaos
 
 lint: ## Formatter, linter, types, import contracts, generated files
 	@$(PYTHON) -m tests.run lint
@@ -49,6 +54,10 @@ generate: ## Write the generated files: CRDs and the values schema
 .PHONY: bench
 bench: ## In-place restart against stop and start, ten pairs (WRITE=1: into docs/benchmarks.md)
 	@$(UV) run --frozen --all-packages python -m benchmarks.restart $(if $(WRITE),--write)
+
+.PHONY: bench-load
+bench-load: ## Latency, load, memory and fail-over of the operator (WRITE=1: into docs/reliability.md)
+	@$(UV) run --frozen --all-packages python -m benchmarks.load $(if $(WRITE),--write)
 
 .PHONY: screenshots
 screenshots: ## Renew the README's pictures from a test run in the browser

