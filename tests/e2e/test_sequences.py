@@ -1,0 +1,92 @@
+"""Restarts and crashes of the lab in any order and spacing: a server that nobody stopped is never gone.
+
+Six sequences in `make test`; a hundred with ``CHAOS=full`` (``CHAOS=full make test-sequences``).
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import random
+import subprocess
+import time
+from collections.abc import Callable
+from typing import Any
+
+from steward_api import names
+
+from tests.chaos.report import FULL, Tally
+from tests.e2e.test_reset import manifest
+from tests.support.cluster import Kube, Session, wait_for
+
+SEQUENCES = 100 if FULL else 6
+AT_ONCE = 6
+SEED = 43
+#: The kubelet's longest back-off after a crash is five minutes.
+PATIENCE = 420
+
+
+def answers(session: Session) -> bool:
+    return session.raw("GET", f"/user/{session.user}/api").status == 200
+
+
+def crash(kube: Kube, session: Session) -> None:
+    """What the kernel does to a lab that is out of memory. One that is down already cannot be killed."""
+    pod = kube.pod(session.user)
+    statuses = (pod or {}).get("status", {}).get("containerStatuses") or []
+    for container in [s["containerID"].partition("//")[2] for s in statuses if "running" in s["state"]]:
+        kill = ["ctr", "-n", "k8s.io", "task", "kill", "-s", "SIGKILL", container]
+        subprocess.run(["docker", "exec", f"{kube.target.name}-control-plane", *kill], capture_output=True)
+
+
+def restart(kube: Kube, session: Session) -> None:
+    kube.create(manifest(names.SERVER_RESTART, session.user))
+
+
+ACTIONS: list[Callable[[Kube, Session], None]] = [restart, restart, crash]
+
+
+def play(kube: Kube, session: Session, number: int) -> dict[str, Any]:
+    """One sequence; what it was."""
+    chance = random.Random(SEED * 1000 + number)
+    steps = []
+    for _ in range(chance.randint(2, 5)):
+        action = chance.choice(ACTIONS)
+        action(kube, session)
+        pause = chance.choice([0.0, 1.0, 3.0, 8.0, 16.0])
+        steps.append(f"{action.__name__}, {pause:.0f} s")
+        end = time.monotonic() + pause
+        wait_for("the pause is over", lambda end=end: time.monotonic() >= end, pause + 10, every=0.1)
+    return {"number": number, "steps": steps}
+
+
+def ended(kube: Kube, user: str) -> bool:
+    found = kube.json("get", "srestart", "--field-selector", f"spec.user={user}")["items"]
+    return all("completionTime" in r.get("status", {}) for r in found)
+
+
+def check(kube: Kube, session: Session, played: dict[str, Any]) -> None:
+    wait_for(f"the requests end: {played}", lambda: ended(kube, session.user), PATIENCE, every=2)
+    wait_for(f"the server answers: {played}", lambda: answers(session), PATIENCE, every=2)
+    assert session.state() in ("running", "not-answering"), played
+
+
+def test_no_sequence_of_restarts_and_crashes_loses_a_server(login: Callable[[str], Session], kube: Kube) -> None:
+    people = [login(f"seq{number}") for number in range(AT_ONCE)]
+    numbers = iter(range(SEQUENCES))
+
+    def work(session: Session) -> int:
+        done = 0
+        while (number := next(numbers, None)) is not None:
+            # A pod of its own for every sequence, so that one's back-off is not the next one's.
+            session.stop_and_wait()
+            session.start_and_wait()
+            check(kube, session, play(kube, session, number))
+            done += 1
+        return done
+
+    with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
+        done = sum(pool.map(work, people))
+    assert done == SEQUENCES
+    tally = Tally()
+    tally.add("restarts and crashes on the real kubelet", cases=SEQUENCES, met=done)
+    tally.write()
