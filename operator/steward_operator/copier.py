@@ -5,8 +5,8 @@ What it found goes into the container's termination message as one JSON object, 
 ``{"files": …, "bytes": …, "checksum": …}`` or ``{"error": …}`` or ``{"unreadable": [ten paths], "count": …}``.
 
 A Job may come twice, or late: when the operator dies, or when a request to make it was held up on its way. So a copy
-only writes into a volume that is empty or that bears its own mark, and what it has finished it never touches again: a
-backup stays sealed by a file with its report, and a volume that was put back loses the mark.
+only writes into a volume that is empty or that bears the mark of its own Job, and what it has finished it never touches
+again: a backup stays sealed by a file with its report, and a volume that was put back loses the mark.
 """
 
 from __future__ import annotations
@@ -30,10 +30,11 @@ UNREADABLE, FULL, DIFFERENT, OCCUPIED, AGAIN = 3, 4, 5, 6, 1
 MESSAGE_FILE = Path("/dev/termination-log")
 #: At the top of a volume; never part of what is copied.
 LOST_AND_FOUND, MARK, SEAL = "lost+found", ".hub-steward-copying", ".hub-steward-backup"
-LEFT_OUT = frozenset({LOST_AND_FOUND, MARK, SEAL})
+LEFT_OUT = frozenset({LOST_AND_FOUND, MARK, SEAL, SEAL + ".new"})
 BLOCK = 1 << 20
 MOST_PATHS = 10
 LONGEST_PATH = 300
+LONGEST_REPORT = 3500
 
 
 @dataclass
@@ -140,7 +141,8 @@ def copy(source: Path, target: Path, tally: Tally) -> None:
                 os.link(target / links[key], here, follow_symlinks=False)
             elif stat.S_ISREG(info.st_mode):
                 tally.bytes += _copy_file(there, here, info)
-                links[key] = relative
+                if info.st_nlink > 1:
+                    links[key] = relative
             elif stat.S_ISFIFO(info.st_mode):
                 os.mkfifo(here, stat.S_IMODE(info.st_mode))
             else:
@@ -178,9 +180,6 @@ def _copy_file(there: Path, here: Path, info: os.stat_result) -> int:
                 position += len(block)
                 moved += len(block)
         os.ftruncate(writing.fileno(), info.st_size)
-        os.fsync(writing.fileno())
-        # The comparison has to read the disk, not what is still in memory.
-        os.posix_fadvise(writing.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
     return moved
 
 
@@ -200,10 +199,11 @@ def _extents(descriptor: int, size: int) -> Iterator[tuple[int, int]]:
 
 
 def _copy_attributes(there: Path, here: Path, info: os.stat_result) -> None:
-    os.chmod(here, stat.S_IMODE(info.st_mode))
+    # Before the mode, which may take the right to do it away.
     for name in _attributes_of(there):
         with suppress(OSError):
             os.setxattr(here, name, os.getxattr(there, name))
+    os.chmod(here, stat.S_IMODE(info.st_mode))
     os.utime(here, ns=(info.st_atime_ns, info.st_mtime_ns))
 
 
@@ -229,7 +229,8 @@ def checksum(root: Path) -> str:
             if info.st_nlink > 1 and key in seen:
                 line.append(f"link {seen[key]}")
             else:
-                seen[key] = line[0]
+                if info.st_nlink > 1:
+                    seen[key] = line[0]
                 line += [info.st_size, _digest(root / relative)]
         total.update(json.dumps(line).encode() + b"\n")
     return total.hexdigest()
@@ -237,38 +238,48 @@ def checksum(root: Path) -> str:
 
 def _digest(path: Path) -> str:
     with path.open("rb") as reading:
+        # The comparison has to read the disk, not what is still in memory.
+        os.posix_fadvise(reading.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         return hashlib.file_digest(reading, "sha256").hexdigest()
 
 
-def is_occupied(target: Path) -> bool:
-    """Whether somebody else's files are in the target."""
+def is_occupied(target: Path, attempt: str) -> bool:
+    """Whether somebody else's files are in the target, or another Job's."""
     if (target / MARK).exists():
-        return False
+        return (target / MARK).read_text() != attempt
     return any(entry.name not in LEFT_OUT for entry in target.iterdir())
 
 
-def run(source: Path, target: Path, expected: str = "") -> tuple[int, dict[str, Any]]:
-    """Exit code and report. Without ``expected`` the copy becomes a sealed backup."""
+def run(source: Path, target: Path, expected: str = "", attempt: str = "") -> tuple[int, dict[str, Any]]:
+    """Exit code and report. Without ``expected`` the copy becomes a sealed backup.
+
+    ``attempt`` is the same for every try of one Job.
+    """
+    try:
+        return _run(source, target, expected, attempt)
+    except Full:
+        return FULL, {"error": "the new volume is too small for what is to be copied"}
+    except (OSError, ValueError) as problem:
+        return AGAIN, {"error": str(problem)}
+
+
+def _run(source: Path, target: Path, expected: str, attempt: str) -> tuple[int, dict[str, Any]]:
     if (target / SEAL).exists():
         print("this backup is complete already", flush=True)
         return 0, json.loads((target / SEAL).read_text())
-    if is_occupied(target):
+    if is_occupied(target, attempt):
         return _report_on(target, expected)
     print("looking for files that cannot be read", flush=True)
     if unreadable := find_unreadable(source):
         return UNREADABLE, _unreadable(unreadable)
     tally = Tally()
     print("copying", flush=True)
-    try:
-        (target / MARK).touch()
-        clear(target)
-        copy(source, target, tally)
-    except Full:
-        return FULL, {"error": "the new volume is too small for what is to be copied"}
-    except OSError as problem:
-        return AGAIN, {"error": str(problem)}
+    (target / MARK).write_text(attempt)
+    clear(target)
+    copy(source, target, tally)
     if tally.unreadable:
         return UNREADABLE, _unreadable(tally.unreadable)
+    os.sync()
     print(f"{tally.files} files, {tally.bytes} bytes; comparing", flush=True)
     before, after = checksum(source), checksum(target)
     if expected and before != expected:
@@ -276,11 +287,12 @@ def run(source: Path, target: Path, expected: str = "") -> tuple[int, dict[str, 
     if before != after:
         return DIFFERENT, {"error": "what was written is not what was read"}
     report = {"files": tally.files, "bytes": tally.bytes, "checksum": after}
-    if expected:
-        (target / MARK).unlink()
-    else:
-        (target / MARK).write_text(json.dumps(report))
-        (target / MARK).rename(target / SEAL)
+    if not expected:
+        seal = target / (SEAL + ".new")
+        seal.write_text(json.dumps(report))
+        os.sync()
+        seal.rename(target / SEAL)
+    (target / MARK).unlink()
     os.sync()
     return 0, report
 
@@ -295,6 +307,9 @@ def _report_on(target: Path, expected: str) -> tuple[int, dict[str, Any]]:
 
 def _unreadable(paths: list[str]) -> dict[str, Any]:
     shown = [path.encode(errors="replace").decode()[:LONGEST_PATH] for path in paths[:MOST_PATHS]]
+    # The kubelet takes 4096 bytes of a termination message.
+    while len(json.dumps(shown, ensure_ascii=False).encode()) > LONGEST_REPORT:
+        shown.pop()
     return {"unreadable": shown, "count": len(paths)}
 
 
@@ -305,10 +320,13 @@ def main() -> int:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--seal", action="store_true", help="the copy is a backup: leave its report in it")
     what.add_argument("--expect", default="", help="the source is a backup: its checksum")
+    parser.add_argument(
+        "--attempt", default=os.environ.get("STEWARD_ATTEMPT", ""), help="what all tries of one Job have in common"
+    )
     parser.add_argument("--report", type=Path, default=MESSAGE_FILE, help=f"where the report goes ({MESSAGE_FILE})")
     arguments = parser.parse_args()
-    code, report = run(arguments.source, arguments.target, arguments.expect)
-    text = json.dumps(report)
+    code, report = run(arguments.source, arguments.target, arguments.expect, arguments.attempt)
+    text = json.dumps(report, ensure_ascii=False)
     print(text, flush=True)
     arguments.report.write_text(text)
     return code

@@ -61,7 +61,7 @@ class Volume:
 
     manifest: Json
     content: str = ""
-    mark: bool = False
+    mark: str = ""
     seal: Json | None = None
 
     @property
@@ -281,6 +281,7 @@ class PaperCluster:
         assert live.has_finalizer, "no delete that a deletion of the request could forget"
         if backup := rows[view.uid].get("backup"):
             assert backup["state"] in (BackupState.READY, BackupState.NOTHING_TO_BACK_UP)
+            assert backup["state"] == BackupState.READY or not self.volumes[view.name].content, "something to back up"
             if backup["state"] == BackupState.READY:
                 seal = self.volumes[backup["name"]].seal
                 assert seal is not None
@@ -336,7 +337,6 @@ class PaperCluster:
             if name not in self.volumes:
                 self._put(claim(name.removesuffix("-ann"), uid=f"{name}-{number}", created=self.now))
             self.volumes[name].manifest["status"] = {"phase": "Bound", "capacity": {"storage": "2Gi"}}
-            assert not self.volumes[name].mark, "no server on a volume that is half put back"
             self.volumes[name].content = (self.volumes[name].content + f" work-{number}").strip()
         return True
 
@@ -390,7 +390,7 @@ class PaperCluster:
             if manifest is None or source not in self.volumes or target not in self.volumes:
                 continue
             arguments = job["spec"]["template"]["spec"]["containers"][0]["args"]
-            code, report = self._copy(self.volumes[source], self.volumes[target], arguments[-1])
+            code, report = self._copy(job["metadata"]["uid"], self.volumes[source], self.volumes[target], arguments[-1])
             manifest["status"] = {
                 "phase": "Failed" if code else "Succeeded",
                 "containerStatuses": [{"name": "copy", "state": {"terminated": {"message": json.dumps(report)}}}],
@@ -398,12 +398,12 @@ class PaperCluster:
             kind = "Failed" if code else "Complete"
             job["status"] = {"conditions": [{"type": kind, "status": "True", "reason": "x", "message": "x"}]}
 
-    def _copy(self, source: Volume, target: Volume, last: str) -> tuple[int, Json]:
+    def _copy(self, attempt: str, source: Volume, target: Volume, last: str) -> tuple[int, Json]:
         expected = last.removeprefix("--expect=") if last.startswith("--expect=") else ""
         if target.seal is not None:
             return 0, target.seal
         report = {"files": 1, "bytes": len(source.content), "checksum": f"sum of {source.content}"}
-        if target.content and not target.mark:
+        if target.mark != attempt if target.mark else target.content:
             if expected == f"sum of {target.content}":
                 return 0, {**report, "checksum": expected}
             return 6, {"error": "the volume is not empty"}
@@ -412,7 +412,7 @@ class PaperCluster:
         if expected and expected != report["checksum"]:
             return 5, {"error": "the backup is not what was written into it"}
         target.content = source.content
-        target.mark = False
+        target.mark = ""
         if not expected:
             target.seal = report
         return 0, report
@@ -422,10 +422,11 @@ class PaperCluster:
         for job in self.jobs.values():
             if job.get("status"):
                 continue
+            uid = job["metadata"]["uid"]
             _, target = (v["persistentVolumeClaim"]["claimName"] for v in job["spec"]["template"]["spec"]["volumes"])
             volume = self.volumes.get(target)
-            if volume and volume.seal is None and (volume.mark or not volume.content):
-                volume.mark, volume.content = True, "half"
+            if volume and volume.seal is None and (volume.mark == uid or not (volume.mark or volume.content)):
+                volume.mark, volume.content = uid, "half"
 
     def forget_jobs(self) -> None:
         """Finished Jobs go by their own time to live."""

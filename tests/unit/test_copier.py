@@ -58,10 +58,12 @@ def test_a_copy_keeps_contents_modes_times_holes_and_links(source: Path, kept: P
 
 
 def test_an_attempt_that_was_broken_off_is_begun_again(source: Path, kept: Path) -> None:
-    (kept / copier.MARK).touch()
+    (kept / copier.MARK).write_text("job-1")
     (kept / "half").mkdir(mode=0o500)
     (kept / "leftover").write_text("x")
-    assert copier.run(source, kept)[0] == 0
+    assert copier.run(source, kept, attempt="job-2")[0] == copier.OCCUPIED, "another Job's"
+    assert (kept / "leftover").exists()
+    assert copier.run(source, kept, attempt="job-1")[0] == 0
     assert not (kept / "half").exists()
     assert not (kept / "leftover").exists()
 
@@ -101,6 +103,13 @@ def test_the_way_there_and_back_is_compared_with_what_was_written(source: Path, 
     code, told = copier.run(kept, other, report["checksum"])
     assert code == copier.DIFFERENT
     assert "not what was written" in told["error"]
+
+
+def test_a_report_fits_into_a_termination_message() -> None:
+    report = copier._unreadable(["ж" * 400 + str(number) for number in range(12)])
+    assert report["count"] == 12
+    assert report["unreadable"]
+    assert len(copier.json.dumps(report, ensure_ascii=False).encode()) < 4096
 
 
 def test_sockets_are_left_out(source: Path, kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:

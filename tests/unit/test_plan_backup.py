@@ -255,10 +255,17 @@ def stopping(policy: str = "StopAndStart") -> Request:
     req = reset(serverPolicy=policy)
     running = (claim(), pod(claims=("workspace-ann",)))
     req = written(req, plan_reset(world(req, *running)))
+    assert isinstance(plan_reset(world(req, *running, answers=allowed(req))), AddFinalizer)
+    req = with_status(req, (names.FINALIZER,))
     step = plan_reset(world(req, *running, answers=allowed(req)))
     assert isinstance(step, WriteStatus)
     assert (step.status["step"], step.status["podUID"]) == ("Stopping", "pod-1")
     return written(req, step)
+
+
+def let_go(req: Request) -> Request:
+    """Without the finalizer, which goes before an end is written."""
+    return with_status(req)
 
 
 def test_the_server_is_stopped_only_when_the_claim_could_be_made_again() -> None:
@@ -279,7 +286,9 @@ def test_nothing_is_deleted_while_the_server_stops() -> None:
 
 def test_a_server_that_does_not_stop_is_left_running() -> None:
     late = {"now": NOW + timedelta(seconds=130), "answers": {"stop": Refusal(503, "the hub is away.")}}
-    step = plan_reset(world(stopping(), claim(), pod(claims=("workspace-ann",)), **late))
+    running = (claim(), pod(claims=("workspace-ann",)))
+    assert isinstance(plan_reset(world(stopping(), *running, **late)), RemoveFinalizer)
+    step = plan_reset(world(let_go(stopping()), *running, **late))
     assert reason_of(step) == Reason.STOP_FAILED
     assert isinstance(step, WriteStatus)
     assert "ending" not in step.status
@@ -287,7 +296,7 @@ def test_a_server_that_does_not_stop_is_left_running() -> None:
 
 @pytest.mark.parametrize(("policy", "starts"), [("StopAndStart", True), ("Stop", False)])
 def test_after_the_reset_the_server_starts_if_asked_for(policy: str, starts: bool) -> None:
-    req = with_status(stopping(policy), phase="Recreating")
+    req = with_status(stopping(policy), (names.FINALIZER,) if starts else (), phase="Recreating")
     step = plan_reset(world(req, claim(uid="workspace-2")))
     assert isinstance(step, WriteStatus)
     assert step.status["lockedClaims"] == []
@@ -304,10 +313,71 @@ def test_whoever_calls_it_off_gets_his_server_back() -> None:
     assert isinstance(step, WriteStatus)
     assert step.status["ending"]["phase"] == Phase.CANCELLED
     running = pod(uid="pod-2", claims=("workspace-ann",))
-    end = plan_reset(world(written(asked, step), claim(), running))
+    assert isinstance(plan_reset(world(written(asked, step), claim(), running)), RemoveFinalizer)
+    end = plan_reset(world(let_go(written(asked, step)), claim(), running))
     assert reason_of(end, Phase.CANCELLED) == Reason.CANCELLED
     assert isinstance(end, WriteStatus)
     assert {c["type"]: c["status"] for c in end.status["conditions"]}["ServerStarted"] == "True"
+
+
+def test_a_deleted_request_starts_the_server_that_it_stopped_before_it_goes() -> None:
+    gone = stopping()
+    gone = Request({**gone.manifest, "metadata": {**gone.meta, "deletionTimestamp": stamp()}})
+    step = plan_reset(world(gone, claim()))
+    assert isinstance(step, WriteStatus)
+    assert plan_reset(world(written(gone, step), claim())) == StartServer("ann", "")
+
+
+def test_a_volume_that_was_used_while_its_server_stopped_is_backed_up_after_all() -> None:
+    req = reset("home", serverPolicy="Stop")
+    starting = pod(claims=("home-ann",), phase="Pending", container="")
+    req = written(req, plan_reset(world(req, claim("home"), starting)))
+    assert req.status["volumes"][0]["backup"]["state"] == BackupState.NOTHING_TO_BACK_UP
+    req = with_status(req, (names.FINALIZER,), step="Stopping", podUID="pod-1", stepTime=stamp())
+    step = plan_reset(world(req, home(), answers=allowed(req)))
+    assert reason_of(step, Phase.BACKING_UP) == Reason.IN_PROGRESS
+    assert isinstance(step, WriteStatus)
+    assert step.status["volumes"][0]["backup"]["state"] == BackupState.PENDING
+
+
+def test_a_volume_that_is_used_by_now_is_not_deleted_as_an_unused_one() -> None:
+    req = deleting()
+    rows = [{**req.status["volumes"][0], "backup": {"provider": "Copy", "state": "NothingToBackUp"}}]
+    req = with_status(req, (names.FINALIZER,), volumes=rows)
+    assert isinstance(plan_reset(world(req, claim("home"))), DeleteClaim)
+    for used in (home(), claim("home", status={"phase": "Lost"}), claim("home", spec={"volumeName": "pv-1"})):
+        assert isinstance(plan_reset(world(req, used)), AnnotateClaim)
+
+
+def test_an_undo_whose_backup_has_gone_erases_nothing() -> None:
+    req = undo()
+    req = written(req, plan_reset(world(req, home(), source())))
+    assert reason_of(plan_reset(world(req, home(), answers=allowed(req)))) == Reason.BACKUP_MISSING
+    rows = [{**req.status["volumes"][0], "outcome": "Deleting"}]
+    rows[0].pop("backup")
+    late = with_status(req, (names.FINALIZER,), phase="Deleting", volumes=rows)
+    assert isinstance(plan_reset(world(late, home())), AnnotateClaim)
+
+
+def test_a_refused_clean_up_holds_nothing_up() -> None:
+    req = backing_up()
+    rows = [{**req.status["volumes"][0], "outcome": "Failed", "reason": "BackupIncomplete", "message": "x",
+             "backup": {"provider": "Copy", "name": held(req).name, "state": "Failed"}}]  # fmt: skip
+    req = with_status(req, volumes=rows)
+    refused = {f"delete/{held(req).name}": Refusal(403, "no claim is deleted here")}
+    assert reason_of(plan_reset(world(req, home(), held(req), answers=refused))) == Reason.BACKUP_INCOMPLETE
+
+
+def test_a_refused_copy_of_an_undo_is_tried_again_and_says_stalled() -> None:
+    req = undo(backup="None")
+    req = written(req, plan_reset(world(req, home(), source())))
+    rows = [{**req.status["volumes"][0], "outcome": "Deleting"}]
+    req = with_status(req, (names.FINALIZER,), phase="Recreating", volumes=rows)
+    step = plan_reset(world(req, home(uid="home-2"), source()))
+    assert isinstance(step, CreateJob)
+    told = plan_reset(world(req, home(uid="home-2"), source(), answers={step.key: Refusal(403, "quota")}))
+    assert isinstance(told, WriteStatus)
+    assert {c["type"]: c["status"] for c in told.status["conditions"]}["Stalled"] == "True"
 
 
 def test_an_old_volume_that_its_class_keeps_is_named() -> None:

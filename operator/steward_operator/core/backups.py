@@ -34,6 +34,13 @@ class Copied:
 
 
 @dataclass(frozen=True)
+class NotAllowed:
+    """The cluster would not have the Job. It may have it later."""
+
+    message: str
+
+
+@dataclass(frozen=True)
 class NotCopied:
     reason: Reason
     message: str
@@ -59,11 +66,21 @@ def planned(world: World, claim: Claim, volume: Volume) -> Record | None:
     by_default = volume.backup is BackupPolicy.COPY or is_undo(world)
     if asked == Backup.NONE or (asked == Backup.DEFAULT and not by_default):
         return None
-    if not claim.is_bound:
-        # Never used by any server, so there is nothing in it.
+    if claim.is_unused:
         return {"provider": "Copy", "state": str(BackupState.NOTHING_TO_BACK_UP)}
-    name = backup_name(world.request, volume.kind)
-    return {"provider": "Copy", "name": name, "state": str(BackupState.PENDING)}
+    return _pending(world, volume.kind)
+
+
+def _pending(world: World, kind: str) -> Record:
+    return {"provider": "Copy", "name": backup_name(world.request, kind), "state": str(BackupState.PENDING)}
+
+
+def look_again(world: World, record: Record) -> None:
+    """A volume that had never been used may have been, while its server was being stopped."""
+    backup = record.get("backup") or {}
+    claim = claims.by_name(world, record["claim"])
+    if backup.get("state") == BackupState.NOTHING_TO_BACK_UP and claim and not claim.is_unused:
+        record["backup"] = _pending(world, record["volume"])
 
 
 def is_due(record: Mapping[str, Any]) -> bool:
@@ -80,7 +97,8 @@ def allows_delete(world: World, record: Mapping[str, Any]) -> bool:
     if backup["state"] == BackupState.READY:
         held = claims.by_name(world, backup["name"])
         return held is not None and held.backup is not None and not held.is_deleting
-    return bool(backup["state"] == BackupState.NOTHING_TO_BACK_UP)
+    claim = claims.by_name(world, record["claim"])
+    return bool(backup["state"] == BackupState.NOTHING_TO_BACK_UP and claim and claim.is_unused)
 
 
 Making = CreateClaim | CreateJob | AnnotateClaim | Wait | Copied | NotCopied
@@ -102,11 +120,16 @@ def make(world: World, record: Mapping[str, Any]) -> Making:
     copied = _copy(world, copy_job(world.request, name, record["volume"], record["claim"], name, copying))
     if isinstance(copied, Copied) and held.backup is None:
         report = {key: copied.report[key] for key in ("files", "bytes", "checksum")}
-        return AnnotateClaim(held.name, held.uid, held.resource_version, names.BACKUP, json.dumps(report))
+        seal = AnnotateClaim(held.name, held.uid, held.resource_version, names.BACKUP, json.dumps(report))
+        if refused := world.answers.get(seal.key):
+            return NotCopied(Reason.BACKUP_FAILED, f"The backup could not be sealed: {refused.message}")
+        return seal
+    if isinstance(copied, NotAllowed):
+        return NotCopied(Reason.BACKUP_FAILED, f"The copy was refused: {copied.message}"[:LONGEST_TOLD])
     return copied
 
 
-def restore(world: World, record: Mapping[str, Any]) -> CreateJob | Wait | Copied | NotCopied:
+def restore(world: World, record: Mapping[str, Any]) -> CreateJob | Wait | Copied | NotCopied | NotAllowed:
     """The next step of putting a backup back into the new claim."""
     name = str(world.request.spec["contents"]["name"])
     held = claims.by_name(world, name)
@@ -122,13 +145,13 @@ def restore(world: World, record: Mapping[str, Any]) -> CreateJob | Wait | Copie
     return copied
 
 
-def _copy(world: World, manifest: Mapping[str, Any]) -> CreateJob | Wait | Copied | NotCopied:
+def _copy(world: World, manifest: Mapping[str, Any]) -> CreateJob | Wait | Copied | NotCopied | NotAllowed:
     name = manifest["metadata"]["name"]
     job = next((job for job in world.jobs if job.name == name), None)
     if job is None:
         create = CreateJob(manifest)
         if refused := world.answers.get(create.key):
-            return NotCopied(Reason.BACKUP_FAILED, f"The copy was refused: {refused.message}")
+            return NotAllowed(refused.message)
         return create
     if job.condition("Complete"):
         report = _report(world, job)
@@ -174,7 +197,10 @@ def tidy(world: World) -> DeleteJob | DeleteClaim | Wait | None:
     for claim in world.claims:
         unfinished = claim.is_backup and claim.labels.get(names.REQUEST) == mine and claim.backup is None
         if unfinished and not claim.is_deleting:
-            return DeleteClaim(claim.name, claim.uid, claim.resource_version)
+            step = DeleteClaim(claim.name, claim.uid, claim.resource_version)
+            # Refused, it is left to retention: nobody is kept waiting for what is only in the way.
+            if not world.answers.get(step.key):
+                return step
     return None
 
 
@@ -206,7 +232,9 @@ def unpin(world: World) -> AnnotateClaim | None:
     held = _source(world)
     if held is None or held.pinned_by != world.request.uid:
         return None
-    return AnnotateClaim(held.name, held.uid, held.resource_version, names.PINNED_BY, None)
+    step = AnnotateClaim(held.name, held.uid, held.resource_version, names.PINNED_BY, None)
+    # A request that has ended pins nothing, whatever the annotation says.
+    return None if world.answers.get(step.key) else step
 
 
 def _source(world: World) -> Claim | None:

@@ -18,6 +18,7 @@ Manifest = dict[str, Any]
 SOURCE, TARGET = "/source", "/target"
 #: Exit codes of the copy that another attempt would only repeat.
 FINAL_EXIT_CODES = (3, 4, 5, 6)
+JOB_UID = "metadata.labels['batch.kubernetes.io/controller-uid']"
 RETRIES = 2
 FORGOTTEN_AFTER = 900
 
@@ -104,6 +105,8 @@ def _pod(source: str, target: str, arguments: list[str], copying: Copying) -> Ma
                 "imagePullPolicy": copying.pull_policy,
                 "command": ["steward-copy"],
                 "args": arguments,
+                # The same for all pods of one Job, and for no other's.
+                "env": [{"name": "STEWARD_ATTEMPT", "valueFrom": {"fieldRef": {"fieldPath": JOB_UID}}}],
                 "securityContext": {
                     "allowPrivilegeEscalation": False,
                     "readOnlyRootFilesystem": True,

@@ -157,8 +157,9 @@ class Claim(Owned):
         return str(self.annotations.get(names.PINNED_BY, ""))
 
     @property
-    def is_bound(self) -> bool:
-        return self.status.get("phase") == "Bound"
+    def is_unused(self) -> bool:
+        """Never bound to a volume, so there is nothing in it. One whose volume is lost is not unused."""
+        return self.status.get("phase") in (None, "Pending") and not self.spec.get("volumeName")
 
 
 @dataclass(frozen=True)

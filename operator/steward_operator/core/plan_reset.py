@@ -198,6 +198,8 @@ def _prepare(world: World) -> Plan:
     for record in records:
         if not _intact(world, record):
             refused = Reason.STALE, f"The volume '{record['volume']}' changed while the request began."
+    if refused is None and backups.is_undo(world) and (claim := _intact(world, records[0])):
+        refused = backups.refuse_source(world, claim)
     if refused:
         return _leave(world, *refused)
     if request.status.get("step") == "Stopping" and (stopping := _await_stop(world)):
@@ -211,10 +213,17 @@ def _prepare(world: World) -> Plan:
     if all(record["outcome"] == "Failed" for record in records):
         told = f"Nothing was deleted: {records[0]['message']}"
         return _leave(world, Reason.CANNOT_RECREATE, told, records)
-    if pinned := backups.pin(world):
-        return pinned
+    if pinning := backups.pin(world):
+        if refusal := world.answers.get(pinning.key):
+            return _leave(world, Reason.NOT_ALLOWED, f"The backup could not be pinned: {refusal.message}")
+        return pinning
     if _may_stop(world) and (pod := server.server_pod(world)) and pod.uid != request.status.get("podUID"):
+        if not request.has_finalizer:
+            # From here on a deleted request, too, has a server to start again.
+            return AddFinalizer()
         return server.next_step(world, "Stopping", "The server is being stopped.", podUID=pod.uid)
+    for record in records:
+        backups.look_again(world, record)
     if any(map(backups.is_due, records)):
         told = f"A backup of {_titles(world, [r for r in records if backups.is_due(r)])} is being made."
         return write_status(world, Phase.BACKING_UP, Reason.IN_PROGRESS, told, volumes=records)
@@ -257,9 +266,8 @@ def _keep(world: World, claim: Claim) -> AnnotateClaim | None:
     A delete may already be on its way, from this process or another that leads no more; the mark changes the version
     which that delete names, and no delete is sent for a claim that bears it.
     """
-    if claim.kept_by == world.request.uid:
-        return None
-    return AnnotateClaim(claim.name, claim.uid, claim.resource_version, names.KEPT_BY, world.request.uid)
+    step = AnnotateClaim(claim.name, claim.uid, claim.resource_version, names.KEPT_BY, world.request.uid)
+    return None if claim.kept_by == world.request.uid or world.answers.get(step.key) else step
 
 
 def _expired(world: World) -> Plan | None:
@@ -318,6 +326,8 @@ def _delete(world: World) -> Plan:
         refused = claims.refuse_user_of(world, claim.name)
         if refused is None and not backups.allows_delete(world, record):
             refused = Reason.BACKUP_FAILED, "The backup is gone, so the volume was not erased."
+        if refused is None and backups.is_undo(world):
+            refused = backups.refuse_source(world, claim)
         if answer := world.answers.get(step.key):
             refused = Reason.NOT_ALLOWED, answer.message
         elif refused is None and claim.kept_by == request.uid:
@@ -392,6 +402,10 @@ def _fill(world: World, records: list[Record]) -> Plan | None:
         case backups.NotCopied(reason, message):
             record.update(outcome="Failed", reason=str(reason), message=message[:1024])
             return write_status(world, Phase.RECREATING, Reason.IN_PROGRESS, volumes=records)
+        case backups.NotAllowed(message):
+            told = f"The backup cannot be put back yet: {message}"
+            status = write_status(world, Phase.RECREATING, Reason.RETRYING, told, stalled=True)
+            return step_or_wait(world, status, Wait("copy refused", world.now + LOOK_AGAIN))
         case Wait() as wait:
             told = f"The backup of {_titles(world, records)} is being put back."
             return step_or_wait(world, write_status(world, Phase.RECREATING, Reason.IN_PROGRESS, told), wait)
@@ -406,8 +420,6 @@ def _end(world: World, records: list[Record]) -> Plan:
     """Every end after the first delete was due. No claim is missing any more."""
     if step := backups.tidy(world) or backups.unpin(world):
         return step
-    if world.request.has_finalizer or world.request.is_deleting:
-        return _finalizer_off(world) or Done()
     failed = [record for record in records if record["outcome"] == "Failed"]
     for record in records:
         record.pop("template", None)
@@ -435,10 +447,8 @@ def _leave(
     phase: Phase = Phase.FAILED,
 ) -> Plan:  # fmt: skip
     """Every end before the first delete: everything is put back as it was, the server included."""
-    if step := backups.tidy(world) or backups.unpin(world) or _finalizer_off(world):
+    if step := backups.tidy(world) or backups.unpin(world):
         return step
-    if world.request.is_deleting:
-        return Done()
     return _finish(world, phase, reason, message, records, wants_start=True)
 
 
@@ -449,7 +459,7 @@ def _finish(
     stopped = world.request.status.get("podUID")
     old = next((pod for pod in world.pods if pod.uid == stopped), None)
     if not stopped or not wants_start or (old and not old.is_deleting):
-        return finish(world, phase, reason, message, **fields)
+        return _let_go(world) or finish(world, phase, reason, message, **fields)
     step = finish(world, phase, reason, message)
     ending = {key: step.status[key] for key in ("phase", "reason", "message")}
     # The lock goes before the start is asked for: the spawner looks for it.
@@ -468,7 +478,7 @@ def _start_again(world: World) -> Plan:
             told, started = f"The server did not start again: {message or _sentence(reason)}", False
         case plan:
             return plan
-    return finish(
+    return _let_go(world) or finish(
         world, Phase(ending["phase"]), Reason(ending["reason"]), f"{ending['message']} {told}",
         server_started=started, ending=None, step=None, stepTime=None,
     )  # fmt: skip
@@ -476,6 +486,11 @@ def _start_again(world: World) -> Plan:
 
 def _sentence(reason: Reason) -> str:
     return "it did not answer in time." if reason is Reason.TIMED_OUT else "start it from the home page."
+
+
+def _let_go(world: World) -> Plan | None:
+    """Before an end is written the finalizer goes; a request that is being deleted goes with it."""
+    return _finalizer_off(world) or (Done() if world.request.is_deleting else None)
 
 
 def _finalizer_off(world: World) -> RemoveFinalizer | None:

@@ -68,6 +68,10 @@ class AnnotateClaim:
     annotation: str
     value: str | None
 
+    @property
+    def key(self) -> str:
+        return f"annotate/{self.name}/{self.annotation}"
+
 
 @dataclass(frozen=True)
 class CreateJob:
@@ -124,8 +128,6 @@ Step = (
     WriteStatus | AddFinalizer | RemoveFinalizer | TryCreateClaim | DeleteClaim | CreateClaim | AnnotateClaim
     | CreateJob | DeleteJob | ResizePod | StopServer | StartServer
 )  # fmt: skip
-#: The steps that the cluster or the hub may refuse for a reason the plan wants to know.
-Refusable = TryCreateClaim | DeleteClaim | CreateClaim | CreateJob | ResizePod | StopServer | StartServer
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,7 @@ MOST_REMEMBERED = 10_000
 MOST_EVENTS = 2000
 #: Seconds between two Events, so that a crowd of requests is not held up by the news of it.
 EVENT_EVERY = 0.05
+REFUSABLE = (CreateClaim, DeleteClaim, AnnotateClaim, CreateJob, ResizePod)
 SERVERS_ONLY = f"{names.COMPONENT}={names.SERVER_COMPONENT}"
 
 
@@ -82,6 +83,9 @@ class Look:
                 if before.kind == names.SERVER_RESTART or not isinstance(step, WriteStatus):
                     # A resize names the version of the pod that was looked at.
                     return
+                if self.jobs:
+                    # Never older than the Jobs: a pod's report is what a finished Job is asked for.
+                    self.pods = None
                 # Jobs are looked for as soon as the record speaks of a copy.
                 self.jobs = None
                 now = Phase(step.status["phase"])
@@ -209,7 +213,8 @@ class Driver:
         single objects do not. The one list of all pods that nothing may replace is the one after the lock is written.
         """
         if request.kind == names.SERVER_RESTART:
-            if pods := await self._pods_of(request.user):
+            pods = await self._pods_of(request.user)
+            if any(Pod(pod).server == request.server for pod in pods):
                 return pods, []
             return await asyncio.gather(self._kube.list_pods(SERVERS_ONLY), self._kube.list_claims())
         if request.phase is Phase.PENDING:
@@ -295,22 +300,19 @@ class Driver:
                     return await self._set_finalizers(request, kept)
                 case TryCreateClaim():
                     answers[step.key] = await self._try_create(step)
-                case CreateClaim() | DeleteClaim() | CreateJob() | ResizePod():
+                case CreateClaim() | DeleteClaim() | AnnotateClaim() | CreateJob() | ResizePod():
                     await self._change(step)
                     answers[step.key] = None
-                case AnnotateClaim():
-                    await self._kube.annotate_claim(
-                        step.name, step.uid, step.resource_version, {step.annotation: step.value}
-                    )
                 case DeleteJob():
                     await self._kube.delete_job(step.name, step.uid)
                 case StopServer() | StartServer():
+                    await self._refuse_old_news(request)
                     await self._ask_hub(step, answers)
         except KubeError as error:
             if error.is_conflict or error.is_already_there or error.is_gone:
                 log(logging.INFO, "looking again", request=request.name, uid=request.uid, step=type(step).__name__)
                 raise LookAgain from error
-            if error.is_refusal and isinstance(step, CreateClaim | DeleteClaim | CreateJob | ResizePod):
+            if error.is_refusal and isinstance(step, REFUSABLE):
                 answers[step.key] = Refusal(error.status, error.message)
                 log(logging.WARNING, "refused", request=request.name, uid=request.uid, step=type(step).__name__,
                     answer=error.message)  # fmt: skip
@@ -330,18 +332,28 @@ class Driver:
             raise
         return None
 
-    async def _change(self, step: CreateClaim | DeleteClaim | CreateJob | ResizePod) -> None:
+    async def _change(self, step: CreateClaim | DeleteClaim | AnnotateClaim | CreateJob | ResizePod) -> None:
         match step:
             case CreateClaim():
                 await self._kube.create_claim(step.template)
             case DeleteClaim():
                 await self._kube.delete_claim(step.name, step.uid, step.resource_version)
+            case AnnotateClaim():
+                await self._kube.annotate_claim(
+                    step.name, step.uid, step.resource_version, {step.annotation: step.value}
+                )
             case CreateJob():
                 await self._kube.create_job(step.manifest)
             case ResizePod():
                 await self._kube.resize_pod(
                     step.name, step.uid, step.resource_version, names.NOTEBOOK_CONTAINER, step.resources
                 )
+
+    async def _refuse_old_news(self, request: Request) -> None:
+        """The hub takes no preconditions, so that the request is read once more before it is asked for anything."""
+        present = await self._kube.get_request(request.kind, request.name)
+        if present["metadata"]["resourceVersion"] != request.resource_version:
+            raise LookAgain
 
     async def _ask_hub(self, step: StopServer | StartServer, answers: dict[str, Refusal | None]) -> None:
         try:
