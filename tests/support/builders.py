@@ -84,7 +84,7 @@ def pod(
         original["limits"] = limits
     meta: Json = {
         "name": f"jupyter-{user}" + (f"--{server}" if server else ""), "uid": uid, "resourceVersion": "9",
-        "creationTimestamp": stamp(started),
+        "creationTimestamp": stamp(more.pop("created", started)),
         "labels": {names.COMPONENT: names.SERVER_COMPONENT} if is_server else {},
         "annotations": {names.USERNAME: user, names.RESOURCES: json.dumps(original)} if is_server else {},
     }  # fmt: skip

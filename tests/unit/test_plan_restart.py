@@ -124,6 +124,43 @@ def test_a_duplicate_joins_and_restarts_nothing() -> None:
     assert (end["phase"], end["reason"]) == (Phase.SUCCEEDED, Reason.JOINED)
 
 
+def test_a_duplicate_waits_while_the_server_is_stopped_and_started() -> None:
+    active = with_status(restart(name="first"), phase="Restarting", mechanism="Recreate")
+    req = restart(name="second")
+    req = written(req, plan_restart(world(req, pod(), others=(active,))))
+    for between in (pod(deleting=True), claim(), pod(uid="pod-2", container="", phase="Pending")):
+        assert isinstance(plan_restart(world(req, between, others=(active,))), Wait)
+    end = status_of(plan_restart(world(req, pod(uid="pod-2", container="c9"), others=(active,))))
+    assert (end["phase"], end["reason"]) == (Phase.SUCCEEDED, Reason.JOINED)
+
+
+def test_a_new_instance_in_the_old_pod_does_not_answer_a_request_to_recreate() -> None:
+    """What is offered for a server that crashes again and again has to end with a new pod."""
+    crashing = pod(container="c7", restarts=4, started=NOW, created=NOW - timedelta(hours=1))
+    status = status_of(plan_restart(world(restart(strategy="Recreate"), crashing)))
+    assert (status["phase"], status["mechanism"]) == (Phase.RESTARTING, "Recreate")
+    seen = with_status(restart(strategy="Recreate"), podUID="pod-1", containerID="c6")
+    assert status_of(plan_restart(world(seen, crashing)))["mechanism"] == "Recreate"
+    joined = status_of(plan_restart(world(seen, pod(uid="pod-2", container="c8"))))
+    assert joined["reason"] == Reason.JOINED
+
+
+@pytest.mark.parametrize("state", ["waiting", "terminated"])
+def test_an_instance_that_came_after_the_request_and_died_is_not_waited_for(state: str) -> None:
+    req = written(restart(), plan_restart(world(restart(), pod(started=NOW, ready=False))))
+    assert req.status["reason"] == Reason.WAITING_FOR_OTHER
+    status = status_of(plan_restart(world(req, pod(container="c2", restarts=2, state=state, ready=False))))
+    assert (status["phase"], status["mechanism"]) == (Phase.RESTARTING, "Recreate")
+
+
+def test_an_instance_that_never_answers_is_not_waited_for_longer_than_a_start_may_take() -> None:
+    req = written(restart(), plan_restart(world(restart(), pod(started=NOW, ready=False))))
+    hung = pod(started=NOW, ready=False)
+    assert isinstance(plan_restart(world(req, hung, now=NOW + timedelta(seconds=299))), Wait)
+    late = status_of(plan_restart(world(req, hung, now=NOW + timedelta(seconds=301))))
+    assert (late["phase"], late["mechanism"]) == (Phase.RESTARTING, "InPlace")
+
+
 def test_a_bounce_found_terminated_escalates_at_once() -> None:
     req = begun()
     status = status_of(plan_restart(world(req, pod(present=req.status["resources"], state="terminated"))))

@@ -7,7 +7,7 @@ back-off holds may not come back at all.
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from steward_api.phases import Phase, Reason, Strategy
@@ -55,31 +55,39 @@ def plan_restart(world: World) -> Plan:
 def _begin(world: World) -> Plan:
     if refused := before_anything(world):
         return refused
-    pod = server_pod(world)
-    if pod is None or pod.is_deleting:
-        return fail(world, Reason.SERVER_NOT_RUNNING)
-    container = pod.notebook
-    if container is None or not container.id:
+    pod, active = server_pod(world), _active_other(world)
+    container = pod.notebook if pod else None
+    if pod is None or pod.is_deleting or container is None or not container.id:
+        if active:
+            return _wait(world, Reason.WAITING_FOR_OTHER, _told_of(active))
+        if pod is None or pod.is_deleting:
+            return fail(world, Reason.SERVER_NOT_RUNNING)
         return fail(world, Reason.SERVER_NOT_RUNNING, "The server is still starting; there is nothing to restart yet.")
-    recorded = world.request.status.get("containerID")
-    if (recorded and recorded != container.id) or _is_younger(world, container):
+    if is_answered_by(world.request, pod):
         if answers(world, pod, container):
             return finish(world, Phase.SUCCEEDED, Reason.JOINED, newContainerID=container.id)
-        return _wait_observed(world, pod, container, Reason.WAITING_FOR_OTHER, "The server is being restarted.")
-    if active := _active_other(world):
-        told = f"The restart {active.name} is running; this request ends with it."
-        return _wait_observed(world, pod, container, Reason.WAITING_FOR_OTHER, told)
+        if container.started_at and world.now < container.started_at + timedelta(seconds=world.settings.answer_timeout):
+            return _wait(world, Reason.WAITING_FOR_OTHER, "The server is being restarted.", _observed(pod, container))
+    if active:
+        return _wait(world, Reason.WAITING_FOR_OTHER, _told_of(active), _observed(pod, container))
     return _choose(world, pod, container)
 
 
-def _is_younger(world: World, container: Container) -> bool:
-    """Whether the instance was started after the request was due: another restart has done what this one asks for.
+def is_answered_by(request: Request, pod: Pod) -> bool:
+    """Whether what runs now came after the request was due: another restart has done what this one asks for.
 
-    Both times are whole seconds. No server answers in the second it is started in, so nobody can have meant the new
-    instance in that second.
+    All times are whole seconds. No server answers in the second it is started in, so nobody can have meant the new
+    instance in that second. Recreate asks for a new pod: a new instance in the old pod is not what was asked for.
     """
-    due = max(world.request.created, world.request.not_before or world.request.created)
-    return container.started_at is not None and container.started_at >= due
+    container = pod.notebook
+    if container is None:
+        return False
+    if request.spec.get("strategy") == Strategy.RECREATE:
+        recorded, present, born = request.status.get("podUID"), pod.uid, pod.created
+    else:
+        recorded, present = request.status.get("containerID"), container.id
+        born = container.started_at or datetime.min.replace(tzinfo=UTC)
+    return (bool(recorded) and recorded != present) or born >= request.due
 
 
 def _active_other(world: World) -> Request | None:
@@ -107,10 +115,10 @@ def _choose(world: World, pod: Pod, container: Container) -> Plan:
         ready_at = container.started_at + timedelta(seconds=world.settings.min_restart_interval)
         if world.now < ready_at:
             told = f"The server started a moment ago; it is restarted at {format_time(ready_at)}."
-            return _wait_observed(world, pod, container, Reason.WAITING_FOR_SERVER, told, ready_at)
+            return _wait(world, Reason.WAITING_FOR_SERVER, told, _observed(pod, container), ready_at)
     if bounce.is_in_flight(pod):
         told = "The server's resources are being changed; it is restarted after that."
-        return _wait_observed(world, pod, container, Reason.WAITING_FOR_SERVER, told)
+        return _wait(world, Reason.WAITING_FOR_SERVER, told, _observed(pod, container))
     return write_status(
         world,
         Phase.RESTARTING,
@@ -136,11 +144,15 @@ def _observed(pod: Pod, container: Container) -> dict[str, Any]:
     }
 
 
-def _wait_observed(
-    world: World, pod: Pod, container: Container, reason: Reason, told: str, until: datetime | None = None
+def _told_of(active: Request) -> str:
+    return f"The restart {active.name} is running; this request ends with it."
+
+
+def _wait(
+    world: World, reason: Reason, told: str, observed: dict[str, Any] | None = None, until: datetime | None = None
 ) -> Plan:
     """Wait, with the instance that is to go on record: should another restart end it, this request is done too."""
-    recorded: dict[str, Any] = {} if world.request.status.get("containerID") else _observed(pod, container)
+    recorded = {} if world.request.status.get("containerID") else observed or {}
     status = write_status(
         world, Phase.PENDING, reason, told, waitingUntil=format_time(until) if until else None, **recorded
     )
@@ -219,6 +231,9 @@ def _kill(world: World, pod: Pod, container: Container) -> Plan:
         if bounce.pending_reason(pod) or (overdue and not pod.condition("PodResizeInProgress")):
             return _revert(world, pod, container)
         return Wait("the kubelet restarts the container", world.now + LOOK_AGAIN)
+    if container.state != "running":
+        # It ended by itself. A resize would do nothing now and end the next instance.
+        return _not_in_place(world, pod, container, Reason.IN_PLACE_NOT_POSSIBLE, f"{_cannot} it is not running.")
     if not sent:
         return step
     refused = world.answers[step.key]

@@ -1,0 +1,101 @@
+"""Random schedules over the pure core of a restart: two leaders, late writes, a moody node, crashes, people."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from steward_api.phases import Phase
+from steward_operator.core.steps import Wait
+
+from tests.support.paper_server import PaperServer, Restarter
+
+EVENTS = [
+    *["a request", "a rest", "a send"] * 3,
+    *["a turn"] * 8,
+    *["b request", "b rest", "b send", "b turn"],
+    *["a late", "b late", "arrival"],
+    *["kubelet", "answer", "pods go"] * 4,
+    *["crash", "operator crash", "user stops", "user starts", "cancel", "later", "much later"],
+    *["Infeasible", "Deferred", "willing", "quota", "all quota", "hub"],
+]
+Schedule = tuple[int, list[tuple[str, int]]]
+SCHEDULES = st.tuples(st.integers(0, 12), st.lists(st.tuples(st.sampled_from(EVENTS), st.integers(0, 7)), max_size=30))
+SPECS = st.lists(
+    st.fixed_dictionaries({"strategy": st.sampled_from(["Auto", "Auto", "InPlace", "Recreate"])}),
+    min_size=1,
+    max_size=3,
+)
+
+
+def play(server: PaperServer, schedule: Schedule) -> Restarter:
+    leaders = {"a": Restarter(server), "b": Restarter(server)}
+    known = list(server.requests)
+    undisturbed, events = schedule
+    for number in range(undisturbed):
+        if isinstance(leaders["a"].turn(known[number % len(known)]), Wait):
+            server.kubelet()
+            server.answer()
+            server.pods_go()
+            server.later(2)
+    for event, number in events:
+        name = known[number % len(known)]
+        match event.split():
+            case [("a" | "b") as who, what]:
+                leader = leaders[who]
+                match what:
+                    case "request":
+                        leader.read_request(name)
+                    case "turn":
+                        leader.turn(name)
+                    case "rest":
+                        leader.read_rest()
+                    case "send":
+                        leader.send()
+                    case _:
+                        leader.send_late()
+            case ["arrival"]:
+                server.deliver(number)
+            case ["operator", _]:
+                leaders["a"].crash()
+            case ["later"]:
+                server.later(3)
+            case ["much", _]:
+                server.later(45)
+            case ["cancel"]:
+                server.cancel(name)
+            case [("Infeasible" | "Deferred" | "willing") as node]:
+                server.node = node
+            case ["quota"]:
+                server.refuses_down = not server.refuses_down
+            case ["all", _]:
+                server.refuses_all = not server.refuses_all
+            case ["hub"]:
+                server.hub_refuses = not server.hub_refuses
+            case words:
+                getattr(server, "_".join(words))()
+    return leaders["a"]
+
+
+@settings(max_examples=4000, deadline=None, derandomize=True)
+@given(SPECS, st.booleans(), st.booleans(), SCHEDULES)
+def test_no_schedule_breaks_a_rule_and_every_restart_ends(
+    specs: list[dict[str, Any]], gpu: bool, guaranteed: bool, schedule: Schedule
+) -> None:
+    server = PaperServer(specs, gpu=gpu, guaranteed=guaranteed)
+    server.settle(play(server, schedule))
+    server.judge()
+    held = server.pod
+    while server.on_their_way:
+        server.deliver(0)
+    server.kubelet()
+    assert server.pod is held, "a write that came late took the server away"
+    server.judge()
+
+
+def test_undisturbed_a_hundred_requests_end_one_instance() -> None:
+    server = PaperServer([{"strategy": "Auto"}] * 100)
+    server.settle(Restarter(server))
+    assert {request.phase for request in server.requests.values()} == {Phase.SUCCEEDED}
+    assert sum(map(len, server.killed.values())) == 1
