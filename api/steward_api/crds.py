@@ -20,6 +20,7 @@ from .phases import (
     ConditionType,
     ContentsFrom,
     Phase,
+    Provider,
     Reason,
     RequesterKind,
     ServerPolicy,
@@ -137,7 +138,7 @@ def _reset_spec() -> dict[str, Schema]:
                     [str(v) for v in ContentsFrom],
                     ContentsFrom.EMPTY,
                 ),
-                "name": text("Name of the backup's claim.", 253, minLength=1),
+                "name": text("Name of the backup: of its claim, or of its VolumeSnapshot.", 253, minLength=1),
             },
             rules=[("(self.from != 'Backup') == !has(self.name)", "name is needed with from: Backup, and only there")],
             default={"from": str(ContentsFrom.EMPTY)},
@@ -293,8 +294,8 @@ def _reset_status() -> dict[str, Schema]:
                     "backup": record(
                         "The backup that is made before the delete.",
                         {
-                            "provider": choice("How it is made.", ["Copy"]),
-                            "name": text("Name of the claim that holds it.", 253),
+                            "provider": choice("How it is made.", [str(v) for v in Provider]),
+                            "name": text("Name of the claim or the VolumeSnapshot that holds it.", 253),
                             "state": choice("How far it is.", [str(v) for v in BackupState]),
                             "files": {"type": "integer", "minimum": 0},
                             "bytes": {"type": "integer", "minimum": 0},

@@ -33,6 +33,13 @@ BACKUP = f"{GROUP}/backup"
 PINNED_BY = f"{GROUP}/pinned-by"
 #: Annotation of a claim that a request has given up deleting: its UID. A delete still on its way fails on it.
 KEPT_BY = f"{GROUP}/kept-by"
+#: Annotation of a claim that a backup was put back into: the backup's name. Such a volume is new, but not empty.
+RESTORED_FROM = f"{GROUP}/restored-from"
+#: Annotation of a snapshot: the storage class of the claim that it was taken of.
+STORAGE_CLASS = f"{GROUP}/storage-class"
+SNAPSHOT_GROUP = "snapshot.storage.k8s.io"
+SNAPSHOT_VERSION = "v1"
+SNAPSHOTS = "volumesnapshots"
 FINALIZER = f"{GROUP}/recreate-claims"
 LEASE = "hubsteward-operator"
 FIELD_MANAGER = "hubsteward-operator"

@@ -35,6 +35,14 @@ class Backup(StrEnum):
     DEFAULT = "Default"
     NONE = "None"
     COPY = "Copy"
+    SNAPSHOT = "Snapshot"
+
+
+class Provider(StrEnum):
+    """How a backup is made and put back."""
+
+    COPY = "Copy"
+    SNAPSHOT = "Snapshot"
 
 
 class BackupState(StrEnum):

@@ -21,6 +21,7 @@ class BackupPolicy(StrEnum):
 
     NONE = "None"
     COPY = "Copy"
+    SNAPSHOT = "Snapshot"
 
 
 class OnUserDelete(StrEnum):

@@ -146,6 +146,23 @@ class OperatorWatch:
         return ""
 
 
+async def snapshots_of(namespace: str, user: str) -> list[dict[str, Any]]:
+    """VolumeSnapshots that back the user's volumes up, as plain dicts; none where the cluster does not know them."""
+    api = shared_client("CustomObjectsApi")
+    try:
+        page = await _bounded(
+            api.list_namespaced_custom_object(
+                names.SNAPSHOT_GROUP, names.SNAPSHOT_VERSION, namespace, names.SNAPSHOTS,
+                label_selector=f"{names.COMPONENT}={names.BACKUP_COMPONENT}",
+            )
+        )  # fmt: skip
+    except ClusterRefused as refused:
+        if refused.status == 404:
+            return []
+        raise
+    return [s for s in page["items"] if (s["metadata"].get("annotations") or {}).get(names.USERNAME) == user]
+
+
 async def claims_of(namespace: str, user: str, component: str = names.STORAGE_COMPONENT) -> list[Any]:
     """The user's claims (V1PersistentVolumeClaim), or with another component his backups, by the raw name in their
     annotation."""

@@ -9,7 +9,7 @@ import asyncio
 import json
 import time
 from collections import defaultdict, deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,7 +22,7 @@ from steward_api.requests import HUB_TTL_SECONDS, is_finished, requester, server
 from steward_api.volumes import Volume
 
 from . import scopes
-from .cluster import ClusterAway, ClusterRefused, OperatorWatch, Requests, claims_of
+from .cluster import ClusterAway, ClusterRefused, OperatorWatch, Requests, claims_of, snapshots_of
 from .states import Button, Card, Facts, derive
 from .views import active_request, backups_of, claim_of, container_answers, is_same_action, summary
 
@@ -37,12 +37,19 @@ class Steward:
     namespace: str
     table: Mapping[str, Volume]
     actions_off: str = ""
+    has_snapshots: bool = False
     locks: defaultdict[str, asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock))
     recent: defaultdict[str, deque[float]] = field(default_factory=lambda: defaultdict(deque))
 
     def __post_init__(self) -> None:
         self.requests = Requests(self.namespace)
         self.operator = OperatorWatch(self.namespace)
+
+    async def backups_of(self, user: str) -> Callable[[Volume, str], list[dict[str, Any]]]:
+        """Looks for the user's backups once; the answer gives those of one volume and server. Raises `ClusterAway`."""
+        claims = await claims_of(self.namespace, user, names.BACKUP_COMPONENT)
+        snapshots = await snapshots_of(self.namespace, user) if self.has_snapshots else []
+        return lambda volume, server: backups_of(claims, snapshots, volume, server)
 
     def seconds_to_wait(self, actor: str) -> float:
         """Until this actor may create another request; 0 now."""
@@ -190,9 +197,8 @@ class StateHandler(StewardHandler):
         )
 
     async def volumes(self, user: Any, spawner: Any) -> list[dict[str, Any]]:
-        claims, held = await asyncio.gather(
-            claims_of(self.steward.namespace, user.name),
-            claims_of(self.steward.namespace, user.name, names.BACKUP_COMPONENT),
+        claims, backups = await asyncio.gather(
+            claims_of(self.steward.namespace, user.name), self.steward.backups_of(user.name)
         )
         rows = []
         for kind, volume in sorted(self.steward.table.items(), key=lambda row: (row[0] != names.HOME, row[0])):
@@ -214,7 +220,7 @@ class StateHandler(StewardHandler):
                     "resettable": not refusal,
                     "why": refusal,
                     "backup": str(volume.backup),
-                    "backups": backups_of(held, volume, spawner.name),
+                    "backups": backups(volume, spawner.name),
                 }
             )
         return rows
@@ -298,10 +304,10 @@ class ResetHandler(StewardHandler):
 
     async def refuse_unknown_backup(self, user: Any, spawner: Any, kind: str, name: str) -> None:
         try:
-            held = await claims_of(self.steward.namespace, user.name, names.BACKUP_COMPONENT)
+            backups = await self.steward.backups_of(user.name)
         except ClusterAway as away:
             raise web.HTTPError(503, "The cluster does not answer at the moment. Try again shortly.") from away
-        if name not in [backup["name"] for backup in backups_of(held, self.steward.table[kind], spawner.name)]:
+        if name not in [backup["name"] for backup in backups(self.steward.table[kind], spawner.name)]:
             raise web.HTTPError(404, f"There is no backup '{name}' of this volume.")
 
 

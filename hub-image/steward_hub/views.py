@@ -78,18 +78,32 @@ def _backup_in(row: Mapping[str, Any]) -> dict[str, str]:
     return {"backup": backup["name"]}
 
 
-def backups_of(claims: list[Any], volume: Volume, server: str) -> list[dict[str, Any]]:
-    """Complete backups of a volume, newest first. ``claims`` are the user's claims that hold backups."""
+def backups_of(
+    claims: list[Any], snapshots: list[dict[str, Any]], volume: Volume, server: str
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Backups of a volume that can be put back, newest first.
+
+    ``claims`` and ``snapshots`` are the user's claims and VolumeSnapshots that hold backups.
+    """
+    owner = server if volume.is_per_server else ""
     found = []
     for claim in claims:
         notes, labels = claim.metadata.annotations or {}, claim.metadata.labels or {}
-        owner = server if volume.is_per_server else ""
         if labels.get(names.VOLUME) != volume.kind or notes.get(names.SERVERNAME, "") != owner:
             continue
         if claim.metadata.deletion_timestamp or names.BACKUP not in notes:
             continue
         made = claim.metadata.creation_timestamp.isoformat()
         found.append({"name": claim.metadata.name, "createdAt": made, **json.loads(notes[names.BACKUP])})
+    for snapshot in snapshots:
+        meta = snapshot["metadata"]
+        notes, labels = meta.get("annotations") or {}, meta.get("labels") or {}
+        if labels.get(names.VOLUME) != volume.kind or notes.get(names.SERVERNAME, "") != owner:
+            continue
+        if "deletionTimestamp" in meta or not (snapshot.get("status") or {}).get("readyToUse"):
+            continue
+        made = datetime.fromisoformat(meta["creationTimestamp"]).isoformat()
+        found.append({"name": meta["name"], "createdAt": made})
     return sorted(found, key=lambda backup: backup["createdAt"], reverse=True)
 
 

@@ -16,10 +16,13 @@ TEMPLATES = Path(__file__).parent / "templates"
 DEFAULT_SPAWNER = "kubespawner.KubeSpawner"
 
 
-def wire(c: Config, *, storage: Mapping[str, Any], namespace: str, operator_token: str = "") -> None:
+def wire(
+    c: Config, *, storage: Mapping[str, Any], namespace: str, operator_token: str = "", snapshots: bool = False
+) -> None:
     """The last step of the configuration.
 
-    ``storage`` is the chart's ``singleuser.storage``; ``operator_token`` the API token of the operator's service.
+    ``storage`` is the chart's ``singleuser.storage``; ``operator_token`` the API token of the operator's service;
+    ``snapshots`` says whether backups may be VolumeSnapshots.
     Raises `steward_api.volumes.BadVolumeTable`.
     """
     from .handlers import Steward, handlers
@@ -27,7 +30,7 @@ def wire(c: Config, *, storage: Mapping[str, Any], namespace: str, operator_toke
     table = read_table(storage) if storage.get("type", "dynamic") == "dynamic" else {}
     spawner, refusal = compose(_configured(c.JupyterHub, "spawner_class", DEFAULT_SPAWNER), table)
     c.JupyterHub.spawner_class = spawner
-    steward = Steward(namespace=namespace, table=table, actions_off=refusal)
+    steward = Steward(namespace=namespace, table=table, actions_off=refusal, has_snapshots=snapshots)
     _extend(c.JupyterHub, "extra_handlers", handlers(steward))
     _extend(c.JupyterHub, "template_paths", [str(TEMPLATES)])
     c.JupyterHub.custom_scopes = {**dict(_configured(c.JupyterHub, "custom_scopes", {})), **scopes.CUSTOM_SCOPES}

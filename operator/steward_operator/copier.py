@@ -297,6 +297,14 @@ def _run(source: Path, target: Path, expected: str, attempt: str) -> tuple[int, 
     return 0, report
 
 
+def look(root: Path) -> tuple[int, dict[str, Any]]:
+    """The volume is there and can be opened; what is in it is its storage's word."""
+    try:
+        return 0, {"entries": len(os.listdir(root))}
+    except OSError as error:
+        return AGAIN, {"error": f"the volume cannot be opened: {error}"}
+
+
 def _report_on(target: Path, expected: str) -> tuple[int, dict[str, Any]]:
     """There is something in the target already. It is what was to come if an earlier attempt's report was lost."""
     if expected and checksum(target) == expected:
@@ -315,17 +323,23 @@ def _unreadable(paths: list[str]) -> dict[str, Any]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="steward-copy", description="Copies a volume, reads the copy and compares.")
-    parser.add_argument("--from", dest="source", type=Path, required=True, help="folder to read")
-    parser.add_argument("--to", dest="target", type=Path, required=True, help="folder to write; it has to be empty")
+    parser.add_argument("--from", dest="source", type=Path, help="folder to read")
+    parser.add_argument("--to", dest="target", type=Path, help="folder to write; it has to be empty")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--seal", action="store_true", help="the copy is a backup: leave its report in it")
     what.add_argument("--expect", default="", help="the source is a backup: its checksum")
+    what.add_argument("--look", type=Path, help="copy nothing: only say that this folder can be opened")
     parser.add_argument(
         "--attempt", default=os.environ.get("STEWARD_ATTEMPT", ""), help="what all tries of one Job have in common"
     )
     parser.add_argument("--report", type=Path, default=MESSAGE_FILE, help=f"where the report goes ({MESSAGE_FILE})")
     arguments = parser.parse_args()
-    code, report = run(arguments.source, arguments.target, arguments.expect, arguments.attempt)
+    if arguments.look:
+        code, report = look(arguments.look)
+    elif arguments.source and arguments.target:
+        code, report = run(arguments.source, arguments.target, arguments.expect, arguments.attempt)
+    else:
+        parser.error("--from and --to are needed to copy")
     text = json.dumps(report, ensure_ascii=False)
     print(text, flush=True)
     arguments.report.write_text(text)

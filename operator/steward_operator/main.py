@@ -21,7 +21,7 @@ from kopf._core.engines.peering import Identity
 from steward_api.volumes import BadVolumeTable, Volume, read_table
 
 from steward_operator.adapters import health, informer, startup
-from steward_operator.core.model import Copying, Settings
+from steward_operator.core.settings import Copying, Settings, Snapshots
 from steward_operator.engine import upkeep
 from steward_operator.engine.driver import Driver
 from steward_operator.engine.lease import ForeignRelease, Lease
@@ -56,8 +56,9 @@ def parse_arguments() -> argparse.Namespace:
 def read_settings(given: dict[str, Any]) -> Settings:
     """Settings by the names of their fields; lists become tuples. Raises TypeError for an unknown name."""
     given = dict(given)
+    snapshots = given.pop("snapshots", {})
     copying: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in given.pop("copying", {}).items()}
-    return Settings(**given, copying=Copying(**copying))
+    return Settings(**given, copying=Copying(**copying), snapshots=Snapshots(**snapshots))
 
 
 def load(arguments: argparse.Namespace) -> tuple[dict[str, Volume], Settings, str]:
@@ -102,7 +103,7 @@ async def run(arguments: argparse.Namespace) -> None:
                 queue.add((request.kind, request.name))
 
         lease = Lease(kube, arguments.release, arguments.identity, on_held=look_at_all)
-        await startup.patiently(lambda: startup.check(kube))
+        await startup.patiently(lambda: startup.check(kube, settings))
         await startup.patiently(lambda: upkeep.resync(kube, requests, servers, queue.add))
         ready = asyncio.Event()
         web = await health.serve(

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from steward_api import names
 from steward_operator.core.copy_job import backup_claim, copy_job
-from steward_operator.core.model import Claim, Copying, Request
+from steward_operator.core.model import Claim, Request
+from steward_operator.core.settings import Copying
 
 from tests.support.builders import reset
 from tests.support.cluster import wait_for

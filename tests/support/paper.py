@@ -18,8 +18,9 @@ from typing import Any
 
 from steward_api import names
 from steward_api.phases import ENDS, BackupState, Phase
-from steward_operator.core.model import Claim, Job, Pod, Refusal, Request, Settings, World
+from steward_operator.core.model import Claim, Job, Pod, Refusal, Request, World
 from steward_operator.core.plan_reset import plan_reset
+from steward_operator.core.settings import Settings
 from steward_operator.core.steps import (
     AddFinalizer,
     AnnotateClaim,
@@ -130,6 +131,9 @@ class PaperCluster:
         self.request: Request | None = reset(*kinds, **spec)
         self.kinds = list(kinds)
         self.volumes: dict[str, Volume] = {}
+        #: UIDs of claims that somebody deleted with kubectl.
+        self.by_hand: set[str] = set()
+        self._newest: dict[str, str] = {}
         for kind in ("home", *(k for k in kinds if k != "home")):
             status = {"phase": "Bound", "capacity": {"storage": "2Gi"}} if used else {}
             self._put(claim(kind, status=status), content=f"{kind} of old" if used else "")
@@ -141,7 +145,6 @@ class PaperCluster:
         self.refuse_creation = False
         self.unreadable = False
         self.slow = False
-        self.foreign_writes: list[str] = []
         if running:
             self.start_server()
 
@@ -219,7 +222,7 @@ class PaperCluster:
             assert not self.request.has_finalizer, "the finalizer goes first"
             assert not status.get("lockedClaims"), "nothing stays locked"
             for kind in self.kinds:
-                assert f"{kind}-ann" in self.volumes, "no end while a claim is missing"
+                assert self._is_there(kind), "no end while a claim is missing"
         self.request = Request({**self.request.manifest, "status": dict(status)})
         self._touch_request()
 
@@ -241,6 +244,12 @@ class PaperCluster:
         manifest: Json = copy.deepcopy(dict(view.manifest))
         manifest["metadata"]["resourceVersion"] = str(next(self._versions))
         self.volumes[view.name] = Volume(manifest, content)
+        self._newest[view.name] = view.uid
+
+    def _is_there(self, kind: str) -> bool:
+        """Or it has been taken away by somebody else, and the request had no part in it."""
+        name = f"{kind}-ann"
+        return name in self.volumes or self._newest[name] in self.by_hand
 
     def _create_claim(self, template: Mapping[str, Any]) -> Refusal | None:
         name = template["metadata"]["name"]
@@ -358,6 +367,17 @@ class PaperCluster:
             self.pods["stranger"] = copy.deepcopy(dict(stranger.manifest))
         self.reap()
 
+    def delete_claim(self, number: int) -> None:
+        """``kubectl delete pvc``, while the request is not over."""
+        name = f"{self.kinds[number % len(self.kinds)]}-ann"
+        if self.request is None or self.request.is_finished or name not in self.volumes:
+            return
+        volume = self.volumes[name]
+        self.by_hand.add(volume.view.uid)
+        volume.manifest["metadata"].setdefault("deletionTimestamp", stamp(self.now))
+        volume.manifest["metadata"]["resourceVersion"] = str(next(self._versions))
+        self.reap()
+
     def cancel(self) -> None:
         if self.request is not None:
             self.request = Request({**self.request.manifest, "spec": {**self.request.spec, "cancel": True}})
@@ -437,7 +457,7 @@ class PaperCluster:
 
     # -- the end ---------------------------------------------------------------------------------------------------
 
-    def settle(self, leader: Leader, turns: int = 120) -> None:
+    def settle(self, leader: Leader, turns: int = 200) -> None:
         """From now on nothing goes wrong any more: the request has to come to an end by itself."""
         self.refuse_creation = self.slow = False
         self.pods.pop("stranger", None)
@@ -453,8 +473,9 @@ class PaperCluster:
                 self.later(5)
         assert self.request is None or self.request.is_finished, self.request.status
         for kind in self.kinds:
-            assert f"{kind}-ann" in self.volumes, f"{kind} is missing at the end"
-            assert not self.volumes[f"{kind}-ann"].view.is_deleting
+            assert self._is_there(kind), f"{kind} is missing at the end"
+            claim = self.volumes.get(f"{kind}-ann")
+            assert claim is None or not claim.view.is_deleting or claim.view.uid in self.by_hand
 
     def is_anywhere(self, content: str) -> bool:
         return any(content in volume.content for volume in self.volumes.values())

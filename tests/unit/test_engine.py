@@ -10,6 +10,7 @@ import pytest
 from steward_api.crds import definitions
 from steward_api.names import PLURALS
 from steward_operator.adapters import startup
+from steward_operator.core.settings import Settings, Snapshots
 from steward_operator.engine import watches
 from steward_operator.engine.limiter import TokenBucket
 from steward_operator.hubapi.client import HubError
@@ -88,9 +89,9 @@ def served() -> Json:
     }
 
 
-def checked(kube: FakeKube) -> str:
+def checked(kube: FakeKube, **settings: Any) -> str:
     try:
-        asyncio.run(startup.check(kube))  # type: ignore[arg-type]
+        asyncio.run(startup.check(kube, Settings(**settings)))  # type: ignore[arg-type]
     except startup.StartUpError as error:
         return str(error)
     return ""
@@ -110,6 +111,12 @@ def test_start_up_names_what_is_missing() -> None:
     del older["io.hubsteward.v1alpha1.ServerRestart"]["properties"]["status"]["properties"]["lastWords"]
     assert "there is no status.lastWords" in checked(FakeKube(older))
     assert "may not create jobs" in checked(FakeKube(served(), refused="jobs"))
+
+
+def test_the_rights_for_snapshots_are_asked_for_where_they_are_on() -> None:
+    without = FakeKube(served(), refused="volumesnapshots")
+    assert checked(without) == ""
+    assert "may not list volumesnapshots" in checked(without, snapshots=Snapshots(enabled=True))
 
 
 class RefusingHub:

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from steward_api import names
 from steward_api.phases import BackupState, Phase, Reason
-from steward_operator.core.copy_job import backup_claim, backup_name
-from steward_operator.core.model import Claim, Copying, Job, Pod, Refusal, Request
+from steward_operator.core.copy_job import backup_claim, backup_name, restore_name
+from steward_operator.core.model import Claim, Job, Pod, Refusal, Request
 from steward_operator.core.plan_reset import plan_reset
+from steward_operator.core.settings import Copying
 from steward_operator.core.steps import (
     AddFinalizer,
     AnnotateClaim,
@@ -223,20 +224,27 @@ def test_a_backup_that_does_not_belong_or_fit_is_refused(held_by: Claim | None, 
     assert reason_of(plan_reset(world(req, *objects))) == reason
 
 
-def test_the_lock_holds_until_the_backup_is_back_and_compared() -> None:
+def filling(**more: Any) -> tuple[Request, Job, Pod]:
+    """An undo whose copy has just ended, with the Job and its pod."""
     req = undo(backup="None")
     req = written(req, plan_reset(world(req, home(), source())))
-    rows = [{**req.status["volumes"][0], "outcome": "Deleting"}]
+    rows = [{**req.status["volumes"][0], "outcome": "Deleting", **more}]
     req = with_status(req, (names.FINALIZER,), phase="Recreating", volumes=rows)
+    step = plan_reset(world(req, home(uid="home-2"), source()))
+    assert isinstance(step, CreateJob) or more
+    fill = Job({"metadata": {"name": restore_name(req, "home"), "uid": "j"},
+                "status": {"conditions": [{"type": "Complete", "status": "True"}]}})  # fmt: skip
+    labels = {names.JOB_NAME: fill.name, names.REQUEST: req.uid}
+    done = copy_pod(req, json.dumps(REPORT))
+    return req, fill, Pod({**done.manifest, "metadata": {**done.meta, "labels": labels}})
+
+
+def test_the_lock_holds_until_the_backup_is_back_and_compared() -> None:
+    req, fill, done = filling()
     new = home(uid="home-2")
     step = plan_reset(world(req, new, source()))
     assert isinstance(step, CreateJob)
     assert step.manifest["spec"]["template"]["spec"]["containers"][0]["args"][-1] == "--expect=c0ffee"
-    fill = Job({"metadata": {"name": step.manifest["metadata"]["name"], "uid": "j"},
-                "status": {"conditions": [{"type": "Complete", "status": "True"}]}})  # fmt: skip
-    labels = {names.JOB_NAME: fill.name, names.REQUEST: req.uid}
-    done = copy_pod(req, json.dumps(REPORT))
-    done = Pod({**done.manifest, "metadata": {**done.meta, "labels": labels}})
     said = plan_reset(world(req, new, source(), done, jobs=(fill,)))
     assert isinstance(said, WriteStatus)
     assert said.status["volumes"][0]["restored"] is True
@@ -246,6 +254,38 @@ def test_the_lock_holds_until_the_backup_is_back_and_compared() -> None:
     unpinned = source(annotations={**source().annotations, names.PINNED_BY: "uid-undo"})
     assert isinstance(plan_reset(world(req, new, unpinned)), AnnotateClaim)
     assert isinstance(plan_reset(world(req, new, source())), RemoveFinalizer)
+
+
+def test_a_claim_that_is_deleted_while_a_backup_is_put_back_is_let_go_and_filled_again() -> None:
+    """The copy's finished pod would hold it for ever, and what the copy reported is not in the next claim."""
+    req, fill, done = filling()
+    going = home(uid="home-2", deleting=True)
+    assert plan_reset(world(req, going, source(), done, jobs=(fill,))) == DeleteJob(fill.name, "j")
+    assert isinstance(plan_reset(world(req, going, source(), done)), Wait)
+    assert isinstance(plan_reset(world(req, going, source())), Wait)
+    assert plan_reset(world(req, source(), done, jobs=(fill,))) == DeleteJob(fill.name, "j")
+    assert isinstance(plan_reset(world(req, source())), CreateClaim)
+    assert isinstance(plan_reset(world(req, home(uid="home-3"), source())), CreateJob)
+
+
+def test_a_claim_that_is_deleted_after_a_backup_was_put_back_is_filled_again() -> None:
+    req, _, _ = filling(restored=True, newUID="home-2")
+    assert isinstance(plan_reset(world(req, home(uid="home-3"), source())), CreateJob)
+    assert isinstance(plan_reset(world(req, home(uid="home-2"), source())), RemoveFinalizer)
+
+
+def test_a_claim_with_a_backup_in_it_is_not_taken_for_an_empty_one() -> None:
+    req = undo(backup="None")
+    req = written(req, plan_reset(world(req, home(), source())))
+    template = req.status["volumes"][0]["template"]
+    assert template["metadata"]["annotations"][names.RESTORED_FROM] == source().name
+    filled = Claim({**template, "metadata": {**template["metadata"], "uid": "home-2", "resourceVersion": "8",
+                    "creationTimestamp": stamp(NOW + timedelta(seconds=9))}, "status": BOUND})  # fmt: skip
+    waited = reset("home", name="waited")
+    step = plan_reset(world(waited, filled, now=NOW + timedelta(seconds=10)))
+    assert isinstance(step, WriteStatus)
+    assert step.status["phase"] == Phase.PREPARING
+    assert names.RESTORED_FROM not in step.status["volumes"][0]["template"]["metadata"]["annotations"]
 
 
 # -- stopping and starting ---------------------------------------------------------------------------------------------

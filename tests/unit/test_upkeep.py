@@ -9,8 +9,9 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from steward_api import names
-from steward_operator.core.model import Claim, Copying, Request, Settings
+from steward_operator.core.model import Claim, Request
 from steward_operator.core.retention import old_backups, old_requests
+from steward_operator.core.settings import Copying, Settings
 from steward_operator.engine.driver import difference
 from steward_operator.engine.upkeep import delete_old_requests
 

@@ -51,8 +51,13 @@
   }
 
   function describe(backup) {
+    const made = new Date(backup.createdAt).toLocaleString();
+    if (backup.files === undefined) {
+      // A snapshot; only its storage knows what is in it.
+      return made + " (snapshot)";
+    }
     const files = backup.files === 1 ? "1 file" : backup.files + " files";
-    return new Date(backup.createdAt).toLocaleString() + " (" + files + ", " + size(backup.bytes) + ")";
+    return made + " (" + files + ", " + size(backup.bytes) + ")";
   }
 
   function button(text, look, press) {
@@ -248,6 +253,7 @@
         : "The hub does not answer. Your server goes on by itself, and what was asked for continues.";
       this.part("next").textContent = out ? "Load this page again to log in." : "This page tries again by itself.";
       this.part("progress").hidden = true;
+      this.part("remedies").hidden = true;
       for (const element of this.element.querySelectorAll("[data-role=buttons] button")) {
         element.disabled = true;
       }

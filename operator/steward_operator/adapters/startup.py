@@ -8,8 +8,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from steward_api.crds import definitions
-from steward_api.names import PLURALS, SERVER_RESTART, VOLUME_RESET
+from steward_api.names import PLURALS, SERVER_RESTART, SNAPSHOT_GROUP, SNAPSHOTS, VOLUME_RESET
 
+from steward_operator.core.settings import Settings
 from steward_operator.hubapi.client import HubApi, HubError
 from steward_operator.kube.api import Json, KubeApi, KubeError
 from steward_operator.obs.log import log
@@ -29,6 +30,7 @@ RIGHTS = [
     ("list", "", "pods", ""),
     ("create", "batch", "jobs", ""),
 ]
+SNAPSHOT_RIGHTS = [(verb, SNAPSHOT_GROUP, SNAPSHOTS, "") for verb in ("list", "create", "patch", "delete")]
 
 
 class StartUpError(Exception):
@@ -48,7 +50,7 @@ async def patiently(call: Callable[[], Awaitable[None]]) -> None:
         await asyncio.sleep(API_AGAIN)
 
 
-async def check(kube: KubeApi) -> None:
+async def check(kube: KubeApi, settings: Settings) -> None:
     """The CRDs and the rights. Told at once, not at the first request. Raises `StartUpError`, `KubeError`."""
     try:
         served = await kube.served_schemas()
@@ -66,7 +68,7 @@ async def check(kube: KubeApi) -> None:
                 f"The installed CRD of {kind} is older than this operator: {missing}. "
                 "Upgrade the chart jupyterhub-steward-crds."
             )
-    for verb, group, resource, subresource in RIGHTS:
+    for verb, group, resource, subresource in [*RIGHTS, *(SNAPSHOT_RIGHTS if settings.snapshots.enabled else ())]:
         if not await kube.may(verb, group, resource, subresource):
             what = f"{resource}/{subresource}" if subresource else resource
             raise StartUpError(f"The operator's service account may not {verb} {what}; its Role is not complete.")

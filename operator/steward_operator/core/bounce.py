@@ -10,8 +10,8 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
-from .claims import quantity
 from .model import Container, Pod
+from .quantities import quantity
 
 Resources = dict[str, Any]
 

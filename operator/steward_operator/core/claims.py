@@ -11,6 +11,7 @@ from steward_api.phases import Reason
 from steward_api.volumes import Volume
 
 from .model import Claim, Pod, Request, World
+from .quantities import quantity
 
 #: Written by Kubernetes or a tool, not by the user: they would tie the new claim to the old volume.
 DROPPED_ANNOTATIONS = (
@@ -19,6 +20,7 @@ DROPPED_ANNOTATIONS = (
     "volume.beta.kubernetes.io/",
     "kubectl.kubernetes.io/",
     names.KEPT_BY,
+    names.RESTORED_FROM,
 )
 KEPT_SPEC = ("accessModes", "resources", "storageClassName", "volumeMode", "volumeAttributesClassName")
 
@@ -86,10 +88,11 @@ def refuse_static(claim: Claim) -> str:
     return ""
 
 
-def template(claim: Claim, request_uid: str, volume: Volume) -> dict[str, Any]:
-    """The claim as it will be created again: same name, class, size, modes, labels and annotations, nothing inside.
+def template(claim: Claim, request: Request, volume: Volume, contents: Mapping[str, Any]) -> dict[str, Any]:
+    """The claim as it will be created again: same name, class, size, modes, labels and annotations.
 
-    The size is the larger of what was asked for and what is there, so that an expanded volume stays large.
+    ``contents`` is what the spec says of its content. The size is the larger of what was asked for and what is there,
+    so that an expanded volume stays large.
     """
     manifest = copy.deepcopy(dict(claim.manifest))
     spec = {key: value for key, value in (manifest.get("spec") or {}).items() if key in KEPT_SPEC}
@@ -98,31 +101,19 @@ def template(claim: Claim, request_uid: str, volume: Volume) -> dict[str, Any]:
     if capacity and quantity(capacity) > quantity(requests.get("storage", "0")):
         requests["storage"] = capacity
     annotations = {key: value for key, value in claim.annotations.items() if not key.startswith(DROPPED_ANNOTATIONS)}
+    annotations[names.RESET_BY] = request.uid
+    if request.is_undo:
+        annotations[names.RESTORED_FROM] = request.backup_to_restore
     return {
         "apiVersion": "v1",
         "kind": "PersistentVolumeClaim",
         "metadata": {
             "name": claim.name,
             "labels": {**claim.labels, names.VOLUME: volume.kind},
-            "annotations": {**annotations, names.RESET_BY: request_uid},
+            "annotations": annotations,
         },
-        "spec": spec,
+        "spec": {**spec, **contents},
     }
-
-
-_SUFFIXES = {
-    "": 1.0, "m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e18,
-    "Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40, "Pi": 2.0**50, "Ei": 2.0**60,
-}  # fmt: skip
-
-
-def quantity(text: str | int | float) -> float:
-    """A Kubernetes quantity as a number (``apimachinery/pkg/api/resource``). Raises ValueError."""
-    text = str(text).strip()
-    for suffix in ("Ki", "Mi", "Gi", "Ti", "Pi", "Ei", "m", "k", "M", "G", "T", "P", "E"):
-        if text.endswith(suffix):
-            return float(text[: -len(suffix)]) * _SUFFIXES[suffix]
-    return float(text)
 
 
 def same_promise(claim: Claim, wanted: Mapping[str, Any]) -> bool:

@@ -11,7 +11,8 @@ from typing import Any
 
 from steward_api import names
 
-from .model import Claim, Copying, Request
+from .model import Claim, Request
+from .settings import Copying
 
 Manifest = dict[str, Any]
 
@@ -52,13 +53,48 @@ def backup_claim(request: Request, source: Claim, volume: str, copying: Copying)
     }
 
 
+def snapshot(request: Request, source: Claim, volume: str, copying: Copying, class_name: str) -> Manifest:
+    """Of the driver's default class where ``class_name`` is empty."""
+    annotations = {
+        key: str(value) for key, value in source.annotations.items() if key in (names.USERNAME, names.SERVERNAME)
+    }
+    spec: Manifest = {"source": {"persistentVolumeClaimName": source.name}}
+    if class_name:
+        spec["volumeSnapshotClassName"] = class_name
+    return {
+        "apiVersion": f"{names.SNAPSHOT_GROUP}/{names.SNAPSHOT_VERSION}",
+        "kind": "VolumeSnapshot",
+        "metadata": {
+            "name": backup_name(request, volume),
+            "labels": _labels(request, volume, names.BACKUP_COMPONENT, copying),
+            "annotations": {
+                **annotations,
+                f"{names.GROUP}/backup-of": source.name,
+                names.STORAGE_CLASS: source.storage_class,
+            },
+        },
+        "spec": spec,
+    }
+
+
 def copy_job(
     request: Request, name: str, volume: str, source: str, target: str, copying: Copying, checksum: str = ""
 ) -> Manifest:
     """Copies the claim ``source`` into the claim ``target``; with ``checksum`` it must be what the source holds."""
-    labels = _labels(request, volume, names.COPY_COMPONENT, copying)
     # Either what is written becomes a sealed backup, or it is compared with one.
     arguments = [f"--from={SOURCE}", f"--to={TARGET}", f"--expect={checksum}" if checksum else "--seal"]
+    mounts = [("source", source, True, SOURCE), ("target", target, False, TARGET)]
+    return _job(request, name, volume, _pod(mounts, arguments, copying), copying)
+
+
+def look_job(request: Request, name: str, volume: str, claim: str, copying: Copying) -> Manifest:
+    """Mounts the claim and looks into it, no more: by then its storage has made it."""
+    pod = _pod([("source", claim, True, SOURCE)], [f"--look={SOURCE}"], copying)
+    return _job(request, name, volume, pod, copying)
+
+
+def _job(request: Request, name: str, volume: str, pod: Manifest, copying: Copying) -> Manifest:
+    labels = _labels(request, volume, names.COPY_COMPONENT, copying)
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
@@ -80,12 +116,13 @@ def copy_job(
                     }
                 ]
             },
-            "template": {"metadata": {"labels": labels}, "spec": _pod(source, target, arguments, copying)},
+            "template": {"metadata": {"labels": labels}, "spec": pod},
         },
     }
 
 
-def _pod(source: str, target: str, arguments: list[str], copying: Copying) -> Manifest:
+def _pod(mounts: list[tuple[str, str, bool, str]], arguments: list[str], copying: Copying) -> Manifest:
+    """``mounts`` are name, claim, whether it is only read, and path."""
     pod: Manifest = {
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,
@@ -114,14 +151,13 @@ def _pod(source: str, target: str, arguments: list[str], copying: Copying) -> Ma
                 },
                 "resources": dict(copying.resources),
                 "volumeMounts": [
-                    {"name": "source", "mountPath": SOURCE, "readOnly": True},
-                    {"name": "target", "mountPath": TARGET},
+                    {"name": name, "mountPath": path, "readOnly": only_read} for name, _, only_read, path in mounts
                 ],
             }
         ],
         "volumes": [
-            {"name": "source", "persistentVolumeClaim": {"claimName": source, "readOnly": True}},
-            {"name": "target", "persistentVolumeClaim": {"claimName": target}},
+            {"name": name, "persistentVolumeClaim": {"claimName": claim, "readOnly": only_read}}
+            for name, claim, only_read, _ in mounts
         ],
     }
     if copying.pull_secrets:

@@ -13,10 +13,12 @@ from datetime import datetime
 from typing import Any
 
 from steward_api import names
-from steward_api.phases import ENDS, Phase
+from steward_api.phases import ENDS, ContentsFrom, Phase
 from steward_api.volumes import Volume
 
 from .clock import parse_time
+from .quantities import quantity
+from .settings import Settings
 
 Json = Mapping[str, Any]
 
@@ -71,6 +73,13 @@ class Resource:
         assert created is not None, "the API server stamps every object"
         return created
 
+    def condition(self, kind: str) -> Json | None:
+        """The status condition of this type, if it is true."""
+        for condition in self.status.get("conditions") or ():
+            if condition["type"] == kind and condition.get("status") == "True":
+                return condition  # type: ignore[no-any-return]
+        return None
+
 
 @dataclass(frozen=True)
 class Request(Resource):
@@ -104,6 +113,21 @@ class Request(Resource):
     def not_before(self) -> datetime | None:
         return parse_time(self.spec.get("notBefore"))
 
+    @property
+    def due(self) -> datetime:
+        """What it asks for is asked for at this time; what happened before does not answer it."""
+        return max(self.created, self.not_before or self.created)
+
+    @property
+    def is_undo(self) -> bool:
+        """Whether a backup is to be put back."""
+        return bool((self.spec.get("contents") or {}).get("from") == ContentsFrom.BACKUP)
+
+    @property
+    def backup_to_restore(self) -> str:
+        """Name of the backup that an undo puts back, or empty."""
+        return str(self.spec["contents"].get("name", "")) if self.is_undo else ""
+
 
 @dataclass(frozen=True)
 class Owned(Resource):
@@ -119,33 +143,51 @@ class Owned(Resource):
 
 
 @dataclass(frozen=True)
-class Claim(Owned):
-    """A PersistentVolumeClaim made for a server."""
-
-    @property
-    def is_ours(self) -> bool:
-        return self.labels.get(names.COMPONENT) == names.STORAGE_COMPONENT and self.user != ""
+class Holder(Owned):
+    """What holds a user's content, or a backup of it."""
 
     @property
     def kind(self) -> str:
         return str(self.labels.get(names.VOLUME, names.HOME))
 
     @property
+    def is_backup(self) -> bool:
+        """Whether it holds, or is going to hold, the backup of a claim."""
+        return self.labels.get(names.COMPONENT) == names.BACKUP_COMPONENT and self.user != ""
+
+    @property
+    def backup(self) -> Json | None:
+        """What is in the backup (``bytes``; of a copy also ``files``, ``checksum``); None until it may be relied on."""
+        raise NotImplementedError
+
+    @property
+    def pinned_by(self) -> str:
+        return str(self.annotations.get(names.PINNED_BY, ""))
+
+
+@dataclass(frozen=True)
+class Claim(Holder):
+    """A PersistentVolumeClaim made for a server, or for a copy of it."""
+
+    @property
+    def is_ours(self) -> bool:
+        return self.labels.get(names.COMPONENT) == names.STORAGE_COMPONENT and self.user != ""
+
+    @property
     def reset_by(self) -> str:
         return str(self.annotations.get(names.RESET_BY, ""))
+
+    @property
+    def restored_from(self) -> str:
+        return str(self.annotations.get(names.RESTORED_FROM, ""))
 
     @property
     def kept_by(self) -> str:
         return str(self.annotations.get(names.KEPT_BY, ""))
 
     @property
-    def is_backup(self) -> bool:
-        """Whether it holds, or is going to hold, the backup of another claim."""
-        return self.labels.get(names.COMPONENT) == names.BACKUP_COMPONENT and self.user != ""
-
-    @property
     def backup(self) -> Json | None:
-        """What the backup in it holds (``files``, ``bytes``, ``checksum``); None until it is verified."""
+        """Written when the copy has been read again and compared."""
         try:
             value = json.loads(self.annotations.get(names.BACKUP, ""))
         except ValueError:
@@ -153,24 +195,40 @@ class Claim(Owned):
         return value if isinstance(value, dict) else None
 
     @property
-    def pinned_by(self) -> str:
-        return str(self.annotations.get(names.PINNED_BY, ""))
-
-    @property
     def is_unused(self) -> bool:
         """Never bound to a volume, so there is nothing in it. One whose volume is lost is not unused."""
         return self.status.get("phase") in (None, "Pending") and not self.spec.get("volumeName")
+
+    @property
+    def storage_class(self) -> str:
+        return str(self.spec.get("storageClassName") or "")
+
+
+@dataclass(frozen=True)
+class Snapshot(Holder):
+    """A VolumeSnapshot (``snapshot.storage.k8s.io/v1``) of a server's claim."""
+
+    @property
+    def backup(self) -> Json | None:
+        """From the moment the driver says that a volume can be made from it."""
+        if not self.status.get("readyToUse"):
+            return None
+        return {"bytes": int(quantity(self.status.get("restoreSize") or "0"))}
+
+    @property
+    def error(self) -> str:
+        """What the driver said last of why it is not ready; it goes on trying."""
+        return str((self.status.get("error") or {}).get("message") or "")
+
+    @property
+    def storage_class(self) -> str:
+        """Of the claim that it was taken of."""
+        return str(self.annotations.get(names.STORAGE_CLASS, ""))
 
 
 @dataclass(frozen=True)
 class Job(Resource):
     """A Job that copies a volume."""
-
-    def condition(self, kind: str) -> Json | None:
-        for condition in self.status.get("conditions") or ():
-            if condition["type"] == kind and condition.get("status") == "True":
-                return condition  # type: ignore[no-any-return]
-        return None
 
 
 @dataclass(frozen=True)
@@ -252,12 +310,6 @@ class Pod(Owned):
         host = f"[{address}]" if ":" in address else address
         return f"{str(asked.get('scheme', 'HTTP')).lower()}://{host}:{port}{asked.get('path', '/')}"
 
-    def condition(self, kind: str) -> Json | None:
-        for condition in self.status.get("conditions") or ():
-            if condition["type"] == kind and condition.get("status") == "True":
-                return condition  # type: ignore[no-any-return]
-        return None
-
 
 @dataclass(frozen=True)
 class Container:
@@ -321,44 +373,6 @@ class Refusal:
 
 
 @dataclass(frozen=True)
-class Copying:
-    """How volumes are copied: the image, who the lab's files belong to, and the limits. Durations in seconds."""
-
-    image: str = ""
-    pull_policy: str = "IfNotPresent"
-    pull_secrets: tuple[str, ...] = ()
-    uid: int = 1000
-    gid: int = 100
-    fs_gid: int = 100
-    labels: Mapping[str, str] = field(default_factory=dict)
-    node_selector: Mapping[str, str] = field(default_factory=dict)
-    tolerations: tuple[Mapping[str, Any], ...] = ()
-    resources: Mapping[str, Any] = field(default_factory=dict)
-    deadline: int = 3600
-    keep_last: int = 3
-    keep_days: int = 30
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What an administrator may tune. Durations in seconds."""
-
-    min_restart_interval: float = 30
-    restart_window: float = 600
-    restarts_per_window: int = 3
-    answer_timeout: float = 300
-    kill_timeout: float = 15
-    stop_timeout: float = 120
-    start_failure_timeout: float = 60
-    stalled_after: float = 60
-    resync_every: float = 60
-    most_finished_requests: int = 5000
-    writes_per_second: float = 200
-    write_burst: int = 400
-    copying: Copying = field(default_factory=Copying)
-
-
-@dataclass(frozen=True)
 class World:
     """What was seen when the step is planned.
 
@@ -372,6 +386,7 @@ class World:
     pods: tuple[Pod, ...] = ()
     claims: tuple[Claim, ...] = ()
     jobs: tuple[Job, ...] = ()
+    snapshots: tuple[Snapshot, ...] = ()
     others: tuple[Request, ...] = ()
     table: Mapping[str, Volume] = field(default_factory=dict)
     answers: Mapping[str, Refusal | None] = field(default_factory=dict)

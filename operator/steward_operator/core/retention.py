@@ -10,7 +10,8 @@ from steward_api import names
 
 from .admission import is_replayed
 from .clock import parse_time
-from .model import Claim, Copying, Request, World
+from .model import Holder, Request, World
+from .settings import Copying
 
 #: Whatever an administrator sets: a volume's newest backups, these many, stay.
 ALWAYS_KEPT = 2
@@ -19,28 +20,29 @@ UNFINISHED_FOR = timedelta(minutes=10)
 
 
 def old_backups(
-    claims: Iterable[Claim], requests: Iterable[Request], copying: Copying, now: datetime
-) -> list[Claim]:  # fmt: skip
-    """Backups beyond their number or age, never a volume's last two; and those whose request is over without them."""
+    holders: Iterable[Holder], requests: Iterable[Request], copying: Copying, now: datetime
+) -> list[Holder]:  # fmt: skip
+    """Claims and snapshots: backups beyond their number or age, never a volume's last two, and those that were never
+    finished and whose request is over."""
     active = [request for request in requests if not request.is_finished]
     at_work = {request.uid for request in active}
-    wanted = {str((request.spec.get("contents") or {}).get("name", "")) for request in active}
-    volumes: dict[tuple[str, str, str], list[Claim]] = defaultdict(list)
-    found: list[Claim] = []
-    for claim in claims:
-        if not claim.is_backup or claim.is_deleting:
+    wanted = {request.backup_to_restore for request in active}
+    volumes: dict[tuple[str, str, str], list[Holder]] = defaultdict(list)
+    found: list[Holder] = []
+    for held in holders:
+        if not held.is_backup or held.is_deleting:
             continue
-        if claim.backup is not None:
-            volumes[(claim.user, claim.server, claim.kind)].append(claim)
-        elif claim.labels.get(names.REQUEST) not in at_work and now - claim.created > UNFINISHED_FOR:
-            found.append(claim)
+        if held.backup is not None:
+            volumes[(held.user, held.server, held.kind)].append(held)
+        elif held.labels.get(names.REQUEST) not in at_work and now - held.created > UNFINISHED_FOR:
+            found.append(held)
     for backups in volumes.values():
-        newest_first = sorted(backups, key=lambda claim: (claim.created, claim.name), reverse=True)
-        for place, claim in enumerate(newest_first):
-            is_old = now - claim.created > timedelta(days=copying.keep_days)
+        newest_first = sorted(backups, key=lambda held: (held.created, held.name), reverse=True)
+        for place, held in enumerate(newest_first):
+            is_old = now - held.created > timedelta(days=copying.keep_days)
             spare = place >= ALWAYS_KEPT and (is_old or place >= copying.keep_last)
-            if spare and claim.name not in wanted and claim.pinned_by not in at_work:
-                found.append(claim)
+            if spare and held.name not in wanted and held.pinned_by not in at_work:
+                found.append(held)
     return found
 
 

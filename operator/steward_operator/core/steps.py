@@ -74,6 +74,41 @@ class AnnotateClaim:
 
 
 @dataclass(frozen=True)
+class CreateSnapshot:
+    manifest: Mapping[str, Any]
+
+    @property
+    def key(self) -> str:
+        return f"snapshot/{self.manifest['metadata']['name']}"
+
+
+@dataclass(frozen=True)
+class AnnotateSnapshot:
+    """Set, or with None take away, an annotation of a snapshot."""
+
+    name: str
+    uid: str
+    resource_version: str
+    annotation: str
+    value: str | None
+
+    @property
+    def key(self) -> str:
+        return f"annotate-snapshot/{self.name}/{self.annotation}"
+
+
+@dataclass(frozen=True)
+class DeleteSnapshot:
+    name: str
+    uid: str
+    resource_version: str
+
+    @property
+    def key(self) -> str:
+        return f"delete-snapshot/{self.name}"
+
+
+@dataclass(frozen=True)
 class CreateJob:
     manifest: Mapping[str, Any]
 
@@ -126,7 +161,7 @@ class StartServer:
 
 Step = (
     WriteStatus | AddFinalizer | RemoveFinalizer | TryCreateClaim | DeleteClaim | CreateClaim | AnnotateClaim
-    | CreateJob | DeleteJob | ResizePod | StopServer | StartServer
+    | CreateSnapshot | AnnotateSnapshot | DeleteSnapshot | CreateJob | DeleteJob | ResizePod | StopServer | StartServer
 )  # fmt: skip
 
 

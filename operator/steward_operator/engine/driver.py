@@ -11,19 +11,23 @@ from datetime import UTC, datetime
 from typing import Any
 
 from steward_api import names
-from steward_api.phases import ContentsFrom, Phase
+from steward_api.phases import Phase, Provider
 from steward_api.volumes import Volume
 
-from steward_operator.core.model import Claim, Job, Pod, Refusal, Request, Settings, World
+from steward_operator.core.model import Claim, Job, Pod, Refusal, Request, Snapshot, World
 from steward_operator.core.plan_reset import plan_reset
-from steward_operator.core.plan_restart import plan_restart
+from steward_operator.core.plan_restart import is_answered_by, plan_restart
+from steward_operator.core.settings import Settings
 from steward_operator.core.steps import (
     AddFinalizer,
     AnnotateClaim,
+    AnnotateSnapshot,
     CreateClaim,
     CreateJob,
+    CreateSnapshot,
     DeleteClaim,
     DeleteJob,
+    DeleteSnapshot,
     Done,
     RemoveFinalizer,
     ResizePod,
@@ -50,7 +54,9 @@ MOST_REMEMBERED = 10_000
 MOST_EVENTS = 2000
 #: Seconds between two Events, so that a crowd of requests is not held up by the news of it.
 EVENT_EVERY = 0.05
-REFUSABLE = (CreateClaim, DeleteClaim, AnnotateClaim, CreateJob, ResizePod)
+REFUSABLE = (
+    CreateClaim, DeleteClaim, AnnotateClaim, CreateSnapshot, AnnotateSnapshot, DeleteSnapshot, CreateJob, ResizePod,
+)  # fmt: skip
 SERVERS_ONLY = f"{names.COMPONENT}={names.SERVER_COMPONENT}"
 
 
@@ -74,6 +80,7 @@ class Look:
     pods: list[Json] | None = None
     claims: list[Json] | None = None
     jobs: tuple[Job, ...] | None = None
+    snapshots: tuple[Snapshot, ...] | None = None
     retained: frozenset[str] | None = None
 
     def after(self, step: Step, before: Request, written: Json | None) -> None:
@@ -87,7 +94,7 @@ class Look:
                     # Never older than the Jobs: a pod's report is what a finished Job is asked for.
                     self.pods = None
                 # Jobs are looked for as soon as the record speaks of a copy.
-                self.jobs = None
+                self.jobs = self.snapshots = None
                 now = Phase(step.status["phase"])
                 if now is not before.phase:
                     self.claims = None
@@ -98,6 +105,8 @@ class Look:
                 pass
             case DeleteClaim() | CreateClaim() | AnnotateClaim():
                 self.claims = None
+            case CreateSnapshot() | AnnotateSnapshot() | DeleteSnapshot():
+                self.snapshots = None
             case CreateJob() | DeleteJob():
                 self.pods = self.jobs = None
             case _:
@@ -178,6 +187,8 @@ class Driver:
         if look.jobs is None:
             # Before the pods: what a finished Job's pod reported is there when the Job says that it has finished.
             look.jobs = await self._jobs_of(request)
+        if look.snapshots is None:
+            look.snapshots = await self._snapshots_of(request)
         if look.pods is None and look.claims is None:
             look.pods, look.claims = await self._objects_of(request)
         elif look.claims is None:
@@ -197,6 +208,7 @@ class Driver:
             pods=pods,
             claims=tuple(Claim(claim) for claim in look.claims or ()),
             jobs=look.jobs,
+            snapshots=look.snapshots,
             retained=look.retained or frozenset(),
             others=self._requests.of_user(request.user, excluding=key),
             table=self._table,
@@ -245,10 +257,17 @@ class Driver:
 
     async def _jobs_of(self, request: Request) -> tuple[Job, ...]:
         volumes = request.status.get("volumes") or ()
-        copies = (request.spec.get("contents") or {}).get("from") == ContentsFrom.BACKUP
-        if request.kind != names.VOLUME_RESET or not (copies or any("backup" in row for row in volumes)):
+        if request.kind != names.VOLUME_RESET or not (request.is_undo or any("backup" in row for row in volumes)):
             return ()
         return tuple(Job(job) for job in await self._kube.list_jobs(f"{names.REQUEST}={request.uid}"))
+
+    async def _snapshots_of(self, request: Request) -> tuple[Snapshot, ...]:
+        """As soon as the record speaks of one, or a backup is to be put back, which may be one."""
+        volumes = request.status.get("volumes") or ()
+        taken = any((row.get("backup") or {}).get("provider") == Provider.SNAPSHOT for row in volumes)
+        if not self._settings.snapshots.enabled or not (request.is_undo or taken):
+            return ()
+        return tuple(Snapshot(snapshot) for snapshot in await self._kube.list_snapshots())
 
     async def _retained(self, request: Request) -> frozenset[str]:
         """Old volumes that are released and kept. Without the right to see volumes nothing is told about them."""
@@ -278,12 +297,16 @@ class Driver:
 
     def _probe_new_instances(self, request: Request, pods: list[Pod]) -> None:
         """Ask every instance that is not the one to go; the queue hears of the answer."""
-        going = request.status.get("containerID")
         stopped = request.status.get("podUID") if request.status.get("ending") else None
         for pod in pods:
             if pod.server != request.server or pod.notebook is None:
                 continue
-            if (going and pod.notebook.id != going) or (stopped and pod.uid != stopped):
+            if request.kind == names.SERVER_RESTART:
+                going = request.status.get("containerID")
+                wanted = is_answered_by(request, pod) or bool(going and pod.notebook.id != going)
+            else:
+                wanted = bool(stopped and pod.uid != stopped)
+            if wanted:
                 self._prober.watch(pod)
 
     async def _do(self, world: World, step: Step, answers: dict[str, Refusal | None]) -> Json | None:
@@ -300,7 +323,10 @@ class Driver:
                     return await self._set_finalizers(request, kept)
                 case TryCreateClaim():
                     answers[step.key] = await self._try_create(step)
-                case CreateClaim() | DeleteClaim() | AnnotateClaim() | CreateJob() | ResizePod():
+                case (
+                    CreateClaim() | DeleteClaim() | AnnotateClaim() | CreateJob() | ResizePod()
+                    | CreateSnapshot() | AnnotateSnapshot() | DeleteSnapshot()
+                ):  # fmt: skip
                     await self._change(step)
                     answers[step.key] = None
                 case DeleteJob():
@@ -332,7 +358,11 @@ class Driver:
             raise
         return None
 
-    async def _change(self, step: CreateClaim | DeleteClaim | AnnotateClaim | CreateJob | ResizePod) -> None:
+    async def _change(
+        self,
+        step: CreateClaim | DeleteClaim | AnnotateClaim | CreateSnapshot | AnnotateSnapshot | DeleteSnapshot
+        | CreateJob | ResizePod,
+    ) -> None:  # fmt: skip
         match step:
             case CreateClaim():
                 await self._kube.create_claim(step.template)
@@ -342,6 +372,14 @@ class Driver:
                 await self._kube.annotate_claim(
                     step.name, step.uid, step.resource_version, {step.annotation: step.value}
                 )
+            case CreateSnapshot():
+                await self._kube.create_snapshot(step.manifest)
+            case AnnotateSnapshot():
+                await self._kube.annotate_snapshot(
+                    step.name, step.uid, step.resource_version, {step.annotation: step.value}
+                )
+            case DeleteSnapshot():
+                await self._kube.delete_snapshot(step.name, step.uid, step.resource_version)
             case CreateJob():
                 await self._kube.create_job(step.manifest)
             case ResizePod():
@@ -410,8 +448,7 @@ class Driver:
 def _handles_pods(request: Request) -> bool:
     """Whether a reset has pods to look after once everything is deleted: of copies, or of a server that it stopped."""
     volumes = request.status.get("volumes") or ()
-    copies = (request.spec.get("contents") or {}).get("from") == ContentsFrom.BACKUP
-    return bool(copies or request.status.get("podUID") or any("backup" in row for row in volumes))
+    return bool(request.is_undo or request.status.get("podUID") or any("backup" in row for row in volumes))
 
 
 def _finalizers(request: Request) -> list[str]:

@@ -8,10 +8,12 @@ import logging
 from collections.abc import Callable
 from datetime import datetime
 
+from steward_api import names
 from steward_api.names import PLURALS
 
-from steward_operator.core.model import Claim, Pod, Request, Settings
+from steward_operator.core.model import Claim, Holder, Pod, Request, Snapshot
 from steward_operator.core.retention import old_backups, old_requests
+from steward_operator.core.settings import Settings
 from steward_operator.kube.api import KubeApi, KubeError
 from steward_operator.obs import metrics
 from steward_operator.obs.log import log
@@ -71,14 +73,18 @@ async def delete_old_requests(kube: KubeApi, settings: Settings, now: datetime) 
                 raise
 
 
-async def delete_old_backups(kube: KubeApi, requests: Requests, settings: Settings, now: datetime) -> None:
+async def delete_old_backups(kube: KubeApi, settings: Settings, now: datetime) -> None:
     """Backups are listed before it is asked who wants them, and deleted as they were listed: a pin makes that fail."""
-    claims = [Claim(manifest) for manifest in await kube.list_claims()]
-    for claim in old_backups(claims, requests.all(), settings.copying, now):
-        log(logging.INFO, "backup deleted", claim=claim.name, owner=claim.user, volume=claim.kind)
+    holders: list[Holder] = [Claim(manifest) for manifest in await kube.list_claims()]
+    if settings.snapshots.enabled:
+        holders += [Snapshot(manifest) for manifest in await kube.list_snapshots()]
+    active = [Request(manifest) for manifest in await kube.list_requests(names.VOLUME_RESET, unfinished=True)]
+    for held in old_backups(holders, active, settings.copying, now):
+        log(logging.INFO, "backup deleted", backup=held.name, owner=held.user, volume=held.kind)
         metrics.backups_deleted.inc()
+        delete = kube.delete_snapshot if isinstance(held, Snapshot) else kube.delete_claim
         try:
-            await kube.delete_claim(claim.name, claim.uid, claim.resource_version)
+            await delete(held.name, held.uid, held.resource_version)
         except KubeError as error:
             if not (error.is_gone or error.is_conflict):
                 raise
@@ -99,6 +105,6 @@ async def run(
             await resync(kube, requests, servers, add, watches)
             if is_leading() and turn % SWEEP_EVERY == 1:
                 await delete_old_requests(kube, settings, utc_now())
-                await delete_old_backups(kube, requests, settings, utc_now())
+                await delete_old_backups(kube, settings, utc_now())
         except KubeError as error:
             log(logging.WARNING, "resync failed, trying again", problem=str(error), seconds=settings.resync_every)

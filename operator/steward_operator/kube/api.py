@@ -87,6 +87,20 @@ class KubeApi(Protocol):
         """Its pods are deleted after it."""
         ...
 
+    async def list_snapshots(self) -> list[Json]:
+        """Empty where the cluster does not know them."""
+        ...
+
+    async def create_snapshot(self, snapshot: Mapping[str, Any]) -> Json:
+        """422 where the cluster does not know them: the same call would get the same answer again."""
+        ...
+
+    async def annotate_snapshot(
+        self, name: str, uid: str, resource_version: str, annotations: Mapping[str, str | None]
+    ) -> Json: ...
+
+    async def delete_snapshot(self, name: str, uid: str, resource_version: str) -> None: ...
+
     async def get_volume(self, name: str) -> Json:
         """A PersistentVolume; needs a right outside the namespace."""
         ...

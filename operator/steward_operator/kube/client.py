@@ -16,7 +16,7 @@ from typing import Any
 
 import aiohttp
 import kopf
-from steward_api.names import FIELD_MANAGER, GROUP, PLURALS, VERSION
+from steward_api.names import FIELD_MANAGER, GROUP, PLURALS, SNAPSHOT_GROUP, SNAPSHOT_VERSION, SNAPSHOTS, VERSION
 from steward_api.phases import ENDS
 
 from .api import Json, KubeError
@@ -195,14 +195,49 @@ class HttpKubeApi:
     async def annotate_claim(
         self, name: str, uid: str, resource_version: str, annotations: Mapping[str, str | None]
     ) -> Json:
+        return await self._annotate(
+            f"{self._core('persistentvolumeclaims')}/{name}", uid, resource_version, annotations
+        )
+
+    async def _annotate(
+        self, path: str, uid: str, resource_version: str, annotations: Mapping[str, str | None]
+    ) -> Json:
         metadata = {"uid": uid, "resourceVersion": resource_version, "annotations": dict(annotations)}
         return await self._call(
             "PATCH",
-            f"{self._core('persistentvolumeclaims')}/{name}",
+            path,
             query={"fieldManager": FIELD_MANAGER, "fieldValidation": "Strict"},
             body={"metadata": metadata},
             content_type="application/merge-patch+json",
         )
+
+    def _snapshots(self) -> str:
+        return f"/apis/{SNAPSHOT_GROUP}/{SNAPSHOT_VERSION}/namespaces/{self._namespace}/{SNAPSHOTS}"
+
+    async def list_snapshots(self) -> list[Json]:
+        try:
+            return await self._list(self._snapshots())
+        except KubeError as error:
+            if error.is_gone:
+                return []
+            raise
+
+    async def create_snapshot(self, snapshot: Mapping[str, Any]) -> Json:
+        query = {"fieldManager": FIELD_MANAGER, "fieldValidation": "Strict"}
+        try:
+            return await self._call("POST", self._snapshots(), query=query, body=dict(snapshot))
+        except KubeError as error:
+            if not error.is_gone:
+                raise
+            raise KubeError(422, f"this cluster has no {SNAPSHOT_GROUP}/{SNAPSHOT_VERSION}", "Invalid") from error
+
+    async def annotate_snapshot(
+        self, name: str, uid: str, resource_version: str, annotations: Mapping[str, str | None]
+    ) -> Json:
+        return await self._annotate(f"{self._snapshots()}/{name}", uid, resource_version, annotations)
+
+    async def delete_snapshot(self, name: str, uid: str, resource_version: str) -> None:
+        await self._call("DELETE", f"{self._snapshots()}/{name}", body=_preconditions(uid, resource_version))
 
     def _jobs(self) -> str:
         return f"/apis/batch/v1/namespaces/{self._namespace}/jobs"

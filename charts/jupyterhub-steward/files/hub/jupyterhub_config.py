@@ -128,4 +128,5 @@ steward_hub.wire(
     storage=singleuser["storage"],
     namespace=namespace,
     operator_token=os.environ.get("STEWARD_OPERATOR_TOKEN", ""),
+    snapshots=VALUES["snapshots"],
 )

@@ -1,0 +1,99 @@
+"""Backups by copy, on any storage: a claim of its own, filled by a Job that reads it again and compares.
+
+The claim counts from the moment its annotation says what is in it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from steward_api import names
+from steward_api.phases import Reason
+
+from . import claims
+from .backup_results import LONGEST_TOLD, Done, NotAllowed, NotDone
+from .copy_job import backup_claim, copy_job, restore_name
+from .model import Claim, Job, World
+from .server import LOOK_AGAIN
+from .steps import AnnotateClaim, CreateClaim, CreateJob, Wait
+
+REPORTED = ("files", "bytes", "checksum")
+
+
+def make(
+    world: World, record: Mapping[str, Any], source: Claim
+) -> CreateClaim | CreateJob | AnnotateClaim | Wait | Done | NotDone:
+    name = record["backup"]["name"]
+    held = claims.by_name(world, name)
+    if held is None:
+        create = CreateClaim(backup_claim(world.request, source, record["volume"], world.settings.copying))
+        if refused := world.answers.get(create.key):
+            return NotDone(Reason.BACKUP_FAILED, f"The backup's volume was refused: {refused.message}")
+        return create
+    copying = world.settings.copying
+    copied = _copy(world, copy_job(world.request, name, record["volume"], record["claim"], name, copying))
+    if isinstance(copied, Done) and held.backup is None:
+        report = {key: copied.report[key] for key in REPORTED}
+        seal = AnnotateClaim(held.name, held.uid, held.resource_version, names.BACKUP, json.dumps(report))
+        if refused := world.answers.get(seal.key):
+            return NotDone(Reason.BACKUP_FAILED, f"The backup could not be sealed: {refused.message}")
+        return seal
+    if isinstance(copied, NotAllowed):
+        return NotDone(Reason.BACKUP_FAILED, f"The copy was refused: {copied.message}"[:LONGEST_TOLD])
+    return copied
+
+
+def restore(world: World, record: Mapping[str, Any], held: Claim) -> CreateJob | Wait | Done | NotDone | NotAllowed:
+    job = restore_name(world.request, record["volume"])
+    checksum = str((held.backup or {}).get("checksum", ""))
+    return _copy(
+        world,
+        copy_job(world.request, job, record["volume"], held.name, record["claim"], world.settings.copying, checksum),
+    )
+
+
+def _copy(world: World, manifest: Mapping[str, Any]) -> CreateJob | Wait | Done | NotDone | NotAllowed:
+    answer = run_job(world, manifest)
+    if isinstance(answer, Done) and "checksum" not in answer.report:
+        return NotDone(Reason.BACKUP_FAILED, "The copy ended without a report.")
+    return answer
+
+
+def run_job(world: World, manifest: Mapping[str, Any]) -> CreateJob | Wait | Done | NotDone | NotAllowed:
+    """One of the operator's Jobs, from its creation to what its pod reported."""
+    name = manifest["metadata"]["name"]
+    job = next((job for job in world.jobs if job.name == name), None)
+    if job is None:
+        create = CreateJob(manifest)
+        if refused := world.answers.get(create.key):
+            return NotAllowed(refused.message)
+        return create
+    if job.condition("Complete"):
+        return Done(_report(world, job))
+    if failed := job.condition("Failed"):
+        return _failure(_report(world, job), str(failed.get("message") or failed.get("reason") or ""))
+    return Wait("the copy runs", world.now + LOOK_AGAIN)
+
+
+def _report(world: World, job: Job) -> Mapping[str, Any]:
+    """The termination message of the Job's last pod (``steward_operator.copier`` writes it)."""
+    pods = [pod for pod in world.pods if pod.job == job.name and pod.last_message]
+    if not pods:
+        return {}
+    newest = max(pods, key=lambda pod: str(pod.meta.get("creationTimestamp")))
+    try:
+        value = json.loads(newest.last_message)
+    except ValueError:
+        return {"error": newest.last_message[-500:]}
+    return value if isinstance(value, dict) else {}
+
+
+def _failure(report: Mapping[str, Any], told: str) -> NotDone:
+    if paths := report.get("unreadable"):
+        count = int(report.get("count") or len(paths))
+        listed = ", ".join(map(str, paths[:10])) + (f" and {count - 10} more" if count > 10 else "")
+        message = f"{count} {'file' if count == 1 else 'files'} could not be read: {listed}."
+        return NotDone(Reason.BACKUP_INCOMPLETE, message[:LONGEST_TOLD])
+    return NotDone(Reason.BACKUP_FAILED, f"The copy failed: {report.get('error') or told}"[:LONGEST_TOLD])

@@ -1,0 +1,63 @@
+"""Backups by VolumeSnapshot (``snapshot.storage.k8s.io/v1``), where the storage's CSI driver takes them.
+
+A snapshot counts when it is ready to use. Put back, it is the data source of the new claim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+from steward_api import names
+from steward_api.phases import Reason
+
+from .backup_results import LONGEST_TOLD, Done, NotAllowed, NotDone
+from .copies import run_job
+from .copy_job import look_job, restore_name, snapshot
+from .model import Claim, Snapshot, World
+from .server import LOOK_AGAIN
+from .steps import CreateJob, CreateSnapshot, Wait
+
+
+def by_name(world: World, name: str) -> Snapshot | None:
+    return next((snapshot for snapshot in world.snapshots if snapshot.name == name), None)
+
+
+def make(world: World, record: Mapping[str, Any], source: Claim) -> CreateSnapshot | Wait | Done | NotDone:
+    held = by_name(world, record["backup"]["name"])
+    if held is None:
+        settings = world.settings
+        create = CreateSnapshot(
+            snapshot(world.request, source, record["volume"], settings.copying, settings.snapshots.class_name)
+        )
+        if refused := world.answers.get(create.key):
+            return NotDone(Reason.BACKUP_FAILED, f"The snapshot was refused: {refused.message}"[:LONGEST_TOLD])
+        return create
+    if held.is_deleting:
+        return NotDone(Reason.BACKUP_FAILED, "The snapshot was deleted before it was ready.")
+    if held.backup is not None:
+        return Done(held.backup)
+    if world.now >= held.created + timedelta(seconds=world.settings.snapshots.deadline):
+        told = held.error or "The storage did not say why; is there a VolumeSnapshotClass for it?"
+        return NotDone(Reason.BACKUP_FAILED, f"The snapshot was not ready in time. {told}"[:LONGEST_TOLD])
+    return Wait("the snapshot becomes ready", world.now + LOOK_AGAIN)
+
+
+def data_source(held: Snapshot) -> dict[str, str]:
+    """What makes a new claim begin with the snapshot's content."""
+    return {"apiGroup": names.SNAPSHOT_GROUP, "kind": "VolumeSnapshot", "name": held.name}
+
+
+def restore(
+    world: World, record: Mapping[str, Any], held: Snapshot, claim: Claim
+) -> CreateJob | Wait | Done | NotDone | NotAllowed:
+    """The claim is mounted once, so that it is bound and filled whether its class binds at once or late."""
+    if claim.spec.get("dataSource") != data_source(held):
+        return NotDone(Reason.RESTORE_FAILED, "Something else created this volume first, without the backup.")
+    name = restore_name(world.request, record["volume"])
+    answer = run_job(world, look_job(world.request, name, record["volume"], claim.name, world.settings.copying))
+    if isinstance(answer, NotDone) and claim.is_unused:
+        told = "The storage has not made a volume from the snapshot. Reset the volume to have an empty one."
+        return NotDone(Reason.RESTORE_FAILED, told)
+    return answer
