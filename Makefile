@@ -40,6 +40,10 @@ test-chaos: ## Faults and crashes at seeded moments, three minutes of them
 test-unit test-api test-chart test-e2e test-browser test-chaos:
 	@$(PYTHON) -m tests.run $(subst test-,,$@)
 
+.PHONY: test-csi
+test-csi: ## Snapshots through a real CSI chain, on a cluster of their own (KEEP=1 keeps it)
+	@$(PYTHON) -m tests.run csi
+
 .PHONY: test-chaos-full
 test-chaos-full: ## Every fault at every write, a crash at every request, 20,000 schedules (about an hour)
 	@CHAOS=full $(PYTHON) -m tests.run chaos

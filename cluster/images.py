@@ -35,9 +35,13 @@ IMAGES = (
 
 def build_all() -> dict[str, str]:
     """Reference of every image by its short name; the tag is a hash of what it is made from."""
-    python = _base(PUBLIC_PYTHON, "python-base", PYTHON_PACKAGES)
+    python = python_base()
     node = _base(PUBLIC_NODE, "javascript-base", NODE_PACKAGES)
     return {image.name: _build(image, node if image.name == "proxy" else python) for image in IMAGES}
+
+
+def python_base() -> str:
+    return _base(PUBLIC_PYTHON, "python-base", PYTHON_PACKAGES)
 
 
 def _base(public: str, name: str, packages: list[str]) -> str:

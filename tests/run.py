@@ -14,10 +14,13 @@ import time
 from dataclasses import dataclass
 
 from cluster import cache, engine, local, tools
+from cluster.local import Target
 from cluster.shell import Problem, fail, say
+from tests.csi.target import TARGET as CSI_TARGET
 from tests.target import TARGET
 
-CLUSTER_TIERS = {"e2e", "browser"}
+#: Tiers that need a cluster, and which.
+CLUSTERS = {"e2e": TARGET, "browser": TARGET, "csi": CSI_TARGET}
 
 
 @dataclass
@@ -53,7 +56,9 @@ def pytest(tier: str) -> int:
 
 
 NAMES = ("unit", "api", "chart", "e2e", "browser", "chaos")
-TIERS = {"lint": lint} | {tier: lambda t=tier: pytest(t) for tier in NAMES}
+#: Not run unless asked for: they take long, or are not about every change.
+APART = ("csi",)
+TIERS = {"lint": lint} | {tier: lambda t=tier: pytest(t) for tier in (*NAMES, *APART)}
 
 
 def main(wanted: list[str]) -> int:
@@ -61,24 +66,25 @@ def main(wanted: list[str]) -> int:
     if unknown:
         return fail(Problem(f"no such tier: {', '.join(unknown)}; there are: {', '.join(TIERS)}"))
     results = []
-    chosen = wanted or list(TIERS)
+    chosen = wanted or ["lint", *NAMES]
     keep = bool(os.environ.get("KEEP"))
-    fresh = keep
+    used: set[Target] = set()
     try:
         for tier in chosen:
             say(f"\n===== {tier}")
             begun = time.monotonic()
             try:
-                if tier in CLUSTER_TIERS and not fresh:
-                    local.forget_left_over(TARGET)
-                    fresh = True
+                if (target := CLUSTERS.get(tier)) and target not in used:
+                    used.add(target)
+                    if not keep:
+                        local.forget_left_over(target)
                 code, note = TIERS[tier](), ""
             except Problem as problem:
                 code, note = 1, str(problem).splitlines()[0]
             results.append(Result(tier, code == 0, time.monotonic() - begun, note))
     finally:
-        if CLUSTER_TIERS & set(chosen) and not keep:
-            local.down(TARGET)
+        for target in used if not keep else ():
+            local.down(target)
     say("\n===== tiers")
     for result in results:
         say(f"  {result.tier:8} {'passed' if result.passed else 'FAILED'}  {result.seconds:6.0f} s  {result.note}")

@@ -19,14 +19,6 @@ UNREADABLE = (3, {"unreadable": [f"secret-{n}" for n in range(10)], "count": 14}
 
 
 @pytest.fixture
-def running(operator: Operator, proxy: Proxy) -> Operator:
-    operator.start()
-    operator.wait_ready()
-    proxy.arm(None)
-    return operator
-
-
-@pytest.fixture
 def user(ns: Namespace) -> str:
     """Somebody with a home that has been used."""
     user = ns.user()

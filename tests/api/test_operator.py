@@ -18,14 +18,6 @@ from tests.support.fake_kubelet import FakeKubelet
 from tests.support.operator import FakeHub, Operator, Proxy
 
 
-@pytest.fixture
-def running(operator: Operator, proxy: Proxy) -> Operator:
-    operator.start()
-    operator.wait_ready()
-    proxy.arm(None)
-    return operator
-
-
 def test_a_reset_touches_one_claim_and_is_audited(running: Operator, ns: Namespace, proxy: Proxy) -> None:
     user = ns.user()
     ns.make_claim(user, "workspace")

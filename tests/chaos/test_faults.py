@@ -105,14 +105,6 @@ def cases() -> list[tuple[Scenario, int, Fault]]:
     return random.Random(SEED).sample(every, 60)
 
 
-@pytest.fixture
-def running(operator: Operator, proxy: Proxy) -> Operator:
-    operator.start()
-    operator.wait_ready()
-    proxy.arm(None)
-    return operator
-
-
 def test_every_fault_at_every_write_ends_well(
     running: Operator, ns: Namespace, proxy: Proxy, kubelet: FakeKubelet, tally: Tally
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import shutil
@@ -9,8 +10,10 @@ import socket
 import ssl
 import subprocess
 import tempfile
+import threading
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +55,7 @@ class ControlPlane:
         self.url = f"https://127.0.0.1:{self.port}"
         self._processes: list[subprocess.Popen[bytes]] = []
         self._insecure = ssl._create_unverified_context()  # noqa: S323
+        self._kept = threading.local()
 
     def start(self) -> None:
         etcd, peer = free_port(), free_port()
@@ -129,26 +133,45 @@ class ControlPlane:
         self, method: str, path: str, body: Any = None, token: str = ADMIN_TOKEN, content_type: str = "application/json"
     ) -> Any:
         """One request as the holder of ``token``. Raises `Refused`."""
-        request = urllib.request.Request(
-            self.url + path,
-            method=method,
-            data=None if body is None else json.dumps(body).encode(),
-            headers={"Authorization": f"Bearer {token}", "Content-Type": content_type},
-        )
+        data = None if body is None else json.dumps(body).encode()
+        headers = {"Authorization": f"Bearer {token}", "Content-Type": content_type}
+        status, text = self._send(method, path, data, headers)
         try:
-            with urllib.request.urlopen(request, context=self._insecure, timeout=30) as response:
-                text = response.read().decode()
-        except urllib.error.HTTPError as error:
-            text = error.read().decode()
-            try:
-                message = json.loads(text)["message"]
-            except (ValueError, KeyError):
-                message = text
-            raise Refused(error.code, message) from None
-        try:
-            return json.loads(text)
+            answer = json.loads(text)
         except ValueError:
-            return text
+            answer = text
+        if status >= 400:
+            raise Refused(status, answer.get("message", text) if isinstance(answer, dict) else text)
+        return answer
+
+    def _send(self, method: str, path: str, data: bytes | None, headers: dict[str, str]) -> tuple[int, str]:
+        """Each thread keeps a connection: a handshake for every call would take more of the machine than the call."""
+        for attempt in (1, 2):
+            connection = getattr(self._kept, "connection", None)
+            is_new = connection is None
+            if connection is None:
+                connection = self._kept.connection = http.client.HTTPSConnection(
+                    "127.0.0.1", self.port, timeout=30, context=self._insecure
+                )
+            try:
+                connection.request(method, path, body=data, headers=headers)
+                response = connection.getresponse()
+                return response.status, response.read().decode()
+            except (http.client.HTTPException, OSError):
+                connection.close()
+                self._kept.connection = None
+                # A kept connection may have been closed by the server meanwhile.
+                if is_new or attempt == 2:
+                    raise
+        raise AssertionError("not reached")
+
+    def watch(self, path: str) -> Iterator[Json]:
+        """Everything there is as ADDED, then what happens, until the API server ends the watch."""
+        headers = {"Authorization": f"Bearer {ADMIN_TOKEN}"}
+        request = urllib.request.Request(f"{self.url}{path}?watch=1&timeoutSeconds=3600", headers=headers)
+        with urllib.request.urlopen(request, context=self._insecure, timeout=3700) as response:
+            for line in response:
+                yield json.loads(line)
 
     def kubectl(self, *words: str, input_text: str | None = None) -> str:
         return run(

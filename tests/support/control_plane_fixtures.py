@@ -247,3 +247,12 @@ def operator(api: ControlPlane, ns: Namespace, kubelet: FakeKubelet, proxy: Prox
     proxy.hold = proxy.injections = proxy.watch_filter = None
     yield operator
     operator.stop()
+
+
+@pytest.fixture
+def running(operator: Operator, proxy: Proxy) -> Operator:
+    """Ready, and nothing counted yet."""
+    operator.start()
+    operator.wait_ready()
+    proxy.arm(None)
+    return operator

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import itertools
 import json
+import queue
 import threading
 import time
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -35,6 +37,7 @@ class FakeKubelet(threading.Thread):
         self._pods = f"/api/v1/namespaces/{namespace}/pods"
         self._numbers = itertools.count(1)
         self._stop_asked = threading.Event()
+        self._events: queue.Queue[tuple[str, Json]] = queue.Queue()
         self.restarts: dict[str, int] = {}
         self.problems: list[str] = []
         #: Source claim -> exit code and report of its copy; everything else is copied.
@@ -43,22 +46,49 @@ class FakeKubelet(threading.Thread):
         self.stuck: set[str] = set()
 
     def run(self) -> None:
-        while not self._stop_asked.wait(self._tick):
+        threading.Thread(target=self._read, daemon=True).start()
+        # By name; a pod that wants nothing more is left out until it changes.
+        waiting: dict[str, Json] = {}
+        while not self._stop_asked.is_set():
+            with suppress(queue.Empty):
+                kind, pod = self._events.get(timeout=self._tick)
+                while True:
+                    waiting.pop(pod["metadata"]["name"], None)
+                    if kind != "DELETED":
+                        waiting[pod["metadata"]["name"]] = pod
+                    kind, pod = self._events.get_nowait()
+            for name, pod in list(waiting.items()):
+                if self._is_tended(pod):
+                    del waiting[name]
+
+    def _read(self) -> None:
+        while not self._stop_asked.is_set():
             try:
-                for pod in self._api.raw("GET", self._pods)["items"]:
-                    self._tend(pod)
-            except Refused as refused:
-                # Somebody else changed the pod between the list and our write: the next round sees it.
-                if refused.status not in (404, 409):
-                    self.problems.append(str(refused))
-            except OSError as error:
-                self.problems.append(repr(error))
+                for event in self._api.watch(self._pods):
+                    if event["type"] in ("ADDED", "MODIFIED", "DELETED"):
+                        self._events.put((event["type"], event["object"]))
+            except (OSError, ValueError) as error:
+                # At the end of the control plane the watch ends, too.
+                if not self._stop_asked.wait(1):
+                    self.problems.append(repr(error))
 
     def stop(self) -> None:
         self._stop_asked.set()
         self.join(10)
 
-    def _tend(self, pod: Json) -> None:
+    def _is_tended(self, pod: Json) -> bool:
+        """Whether nothing is left to do for the pod as it was seen."""
+        try:
+            return self._tend(pod)
+        except Refused as refused:
+            # Somebody else changed the pod meanwhile: that will be seen, too.
+            if refused.status not in (404, 409):
+                self.problems.append(str(refused))
+        except OSError as error:
+            self.problems.append(repr(error))
+        return True
+
+    def _tend(self, pod: Json) -> bool:
         path = f"{self._pods}/{pod['metadata']['name']}"
         if "deletionTimestamp" in pod["metadata"]:
             options = {"gracePeriodSeconds": 0, "preconditions": {"uid": pod["metadata"]["uid"]}}
@@ -73,19 +103,24 @@ class FakeKubelet(threading.Thread):
             }
             self._api.raw("POST", f"{path}/binding", binding)
         elif pod["metadata"].get("labels", {}).get(names.COMPONENT) == names.COPY_COMPONENT:
-            self._copy(path, pod)
+            return self._copy(path, pod)
         elif not pod["status"].get("containerStatuses"):
             # Old enough not to be spared as just started.
             self._report(path, pod, restarts=0, started=_now(3600))
-        elif self._is_resized(pod) and self._is_swapped(pod["metadata"]["uid"]):
+        elif self._is_resized(pod):
+            if not self._is_swapped(pod["metadata"]["uid"]):
+                return False
             count = pod["status"]["containerStatuses"][0]["restartCount"] + 1
             self.restarts[pod["metadata"]["uid"]] = self.restarts.get(pod["metadata"]["uid"], 0) + 1
             self._report(path, pod, restarts=count, started=_now())
+        return True
 
-    def _copy(self, path: str, pod: Json) -> None:
+    def _copy(self, path: str, pod: Json) -> bool:
         source = pod["spec"]["volumes"][0]["persistentVolumeClaim"]["claimName"]
-        if pod["status"]["phase"] != "Pending" or source in self.stuck:
-            return
+        if source in self.stuck:
+            return False
+        if pod["status"]["phase"] != "Pending":
+            return True
         code, report = self.copies.get(source, (0, {"files": 3, "bytes": 1000, "checksum": "c" * 64}))
         ended = {"exitCode": code, "message": json.dumps(report), "finishedAt": _now(), "startedAt": _now()}
         status = {
@@ -97,6 +132,7 @@ class FakeKubelet(threading.Thread):
             "status": {"phase": "Failed" if code else "Succeeded", "containerStatuses": [status]},
         }
         self._api.raw("PATCH", f"{path}/status", body, content_type="application/merge-patch+json")
+        return True
 
     def _is_swapped(self, uid: str) -> bool:
         if time.monotonic() - self._resized_at.setdefault(uid, time.monotonic()) < self._swap:

@@ -108,6 +108,9 @@ class Proxy(Served):
         #: Whether reads, too, are boundaries to be killed at.
         self.counts_reads = False
         self._late: list[asyncio.Task[None]] = []
+        #: Whether the operator behind this proxy holds a Lease that nobody else sees: two of them both lead.
+        self.keeps_lease = False
+        self._lease: Json | None = None
 
     def arm(self, kill: Kill | None) -> None:
         self.writes, self.sent, self.kill = [], 0, kill
@@ -134,6 +137,8 @@ class Proxy(Served):
         body = await request.read()
         is_ours = not any(name in request.path for name in UNCOUNTED) and "watch" not in request.query
         counted = request.method != "GET" and is_ours
+        if self.keeps_lease and "/leases" in request.path:
+            return self._answer_lease(request.method, body)
         number = 0
         if counted or (self.counts_reads and is_ours):
             self.sent += 1
@@ -170,6 +175,16 @@ class Proxy(Served):
             except (ConnectionResetError, aiohttp.ClientError):
                 pass
             return response
+
+    def _answer_lease(self, method: str, body: bytes) -> web.Response:
+        """What the API server would say if nobody else wanted the Lease."""
+        if method == "GET" and self._lease is None:
+            return web.json_response({"kind": "Status", "reason": "NotFound", "message": "no lease"}, status=404)
+        if method != "GET":
+            lease = json.loads(body)
+            lease["metadata"]["resourceVersion"] = str(time.monotonic_ns())
+            self._lease = lease
+        return web.json_response(self._lease)
 
     async def _suffer(
         self, fault: Fault, request: web.Request, body: bytes, headers: dict[str, str]
@@ -269,7 +284,7 @@ class Operator:
         self._config = directory / "operator.json"
         self._config.write_text(json.dumps(config))
         self.log = directory / "operator.log"
-        self._health = free_port()
+        self.health_port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -282,7 +297,7 @@ class Operator:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", AS_IN_THE_IMAGE, f"--namespace={self._namespace}", "--release=hub",
                  f"--config={self._config}", f"--hub-url=http://127.0.0.1:{self._hub_port}/hub/api",
-                 f"--health-port={self._health}", f"--identity={self.identity}", *more],
+                 f"--health-port={self.health_port}", f"--identity={self.identity}", *more],
                 env={**os.environ, "KUBECONFIG": str(self._kubeconfig)}, stdout=stream, stderr=stream,
             )  # fmt: skip
 
@@ -297,7 +312,7 @@ class Operator:
         assert self._process is not None
         assert self._process.poll() is None, f"the operator ended:\n{self.log.read_text()[-3000:]}"
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self._health}/readyz", timeout=2) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.health_port}/readyz", timeout=2) as answer:
                 return bool(answer.status == 200)
         except (urllib.error.URLError, OSError):
             return False

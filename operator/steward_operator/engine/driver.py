@@ -6,17 +6,16 @@ import asyncio
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from steward_api import names
-from steward_api.phases import Phase, Provider
+from steward_api.phases import Phase
 from steward_api.volumes import Volume
 
-from steward_operator.core.model import Claim, Job, Pod, Refusal, Request, Snapshot, World
+from steward_operator.core.model import Refusal, Request, World
 from steward_operator.core.plan_reset import plan_reset
-from steward_operator.core.plan_restart import is_answered_by, plan_restart
+from steward_operator.core.plan_restart import plan_restart
 from steward_operator.core.settings import Settings
 from steward_operator.core.steps import (
     AddFinalizer,
@@ -43,6 +42,7 @@ from steward_operator.kube.api import Json, KubeApi, KubeError
 from steward_operator.obs import events, metrics
 from steward_operator.obs.log import audit, log
 
+from .look import Look, Reader
 from .prober import Prober
 from .store import Key, Requests, Servers
 
@@ -57,7 +57,6 @@ EVENT_EVERY = 0.05
 REFUSABLE = (
     CreateClaim, DeleteClaim, AnnotateClaim, CreateSnapshot, AnnotateSnapshot, DeleteSnapshot, CreateJob, ResizePod,
 )  # fmt: skip
-SERVERS_ONLY = f"{names.COMPONENT}={names.SERVER_COMPONENT}"
 
 
 def utc_now() -> datetime:
@@ -66,51 +65,6 @@ def utc_now() -> datetime:
 
 class LookAgain(Exception):
     """Something is not as it was when the step was planned."""
-
-
-@dataclass
-class Look:
-    """What was read of the cluster in this pass, for as long as a step does not make it old. None: to be read.
-
-    A write that changes only the request hands back the request; what was seen of the rest stays good. The look at the
-    pods after the lock is written is always new, and so is the one after anything that was waited for.
-    """
-
-    request: Json | None = None
-    pods: list[Json] | None = None
-    claims: list[Json] | None = None
-    jobs: tuple[Job, ...] | None = None
-    snapshots: tuple[Snapshot, ...] | None = None
-    retained: frozenset[str] | None = None
-
-    def after(self, step: Step, before: Request, written: Json | None) -> None:
-        match step:
-            case WriteStatus() | AddFinalizer() | RemoveFinalizer():
-                self.request = written
-                if before.kind == names.SERVER_RESTART or not isinstance(step, WriteStatus):
-                    # A resize names the version of the pod that was looked at.
-                    return
-                if self.jobs:
-                    # Never older than the Jobs: a pod's report is what a finished Job is asked for.
-                    self.pods = None
-                # Jobs are looked for as soon as the record speaks of a copy.
-                self.jobs = self.snapshots = None
-                now = Phase(step.status["phase"])
-                if now is not before.phase:
-                    self.claims = None
-                    # Listed after the lock a moment ago: no server of this user's can have come since.
-                    if (before.phase, now) != (Phase.PREPARING, Phase.DELETING):
-                        self.pods = None
-            case TryCreateClaim():
-                pass
-            case DeleteClaim() | CreateClaim() | AnnotateClaim():
-                self.claims = None
-            case CreateSnapshot() | AnnotateSnapshot() | DeleteSnapshot():
-                self.snapshots = None
-            case CreateJob() | DeleteJob():
-                self.pods = self.jobs = None
-            case _:
-                self.request = self.pods = self.claims = self.jobs = None
 
 
 class Driver:
@@ -129,11 +83,8 @@ class Driver:
         self._kube = kube
         self._hub = hub
         self._requests = requests
-        self._servers = servers
-        self._table = table
-        self._settings = settings
+        self._reader = Reader(kube, requests, servers, table, settings, prober, now)
         self._namespace = namespace
-        self._prober = prober
         self._now = now
         self._acted_for: dict[str, None] = {}
         self._events: asyncio.Queue[Json] = asyncio.Queue(MOST_EVENTS)
@@ -156,7 +107,7 @@ class Driver:
         look = Look(dict(known.manifest) if known and known.phase is Phase.PENDING else None)
         for _ in range(MOST_STEPS):
             try:
-                world = await self._observe(key, look, answers)
+                world = await self._reader.observe(key, look, answers)
             except KubeError as error:
                 if error.is_gone:
                     self._requests.drop(*key)
@@ -177,114 +128,6 @@ class Driver:
                             look = Look()
         raise RuntimeError(f"no end after {MOST_STEPS} steps")
 
-    async def _observe(self, key: Key, look: Look, answers: Mapping[str, Refusal | None]) -> World:
-        """The request first, then what it is about: a lock found in it was there before the pods were listed."""
-        kind, name = key
-        if look.request is None:
-            look.request = {"kind": kind, **await self._kube.get_request(kind, name)}
-            self._requests.put(look.request)
-        request = Request(look.request)
-        if look.jobs is None:
-            # Before the pods: what a finished Job's pod reported is there when the Job says that it has finished.
-            look.jobs = await self._jobs_of(request)
-        if look.snapshots is None:
-            look.snapshots = await self._snapshots_of(request)
-        if look.pods is None and look.claims is None:
-            look.pods, look.claims = await self._objects_of(request)
-        elif look.claims is None:
-            look.claims = await self._kube.list_claims()
-        elif look.pods is None:
-            look.pods = await self._kube.list_pods("")
-        if request.phase is Phase.RECREATING and look.retained is None:
-            look.retained = await self._retained(request)
-        now = self._now()
-        pods = tuple(Pod(pod) for pod in look.pods or ())
-        own = [pod for pod in pods if pod.is_server and pod.user == request.user]
-        recent = {pod.uid: self._servers.recent_restarts(pod, now) for pod in own}
-        self._probe_new_instances(request, own)
-        return World(
-            now=now,
-            request=request,
-            pods=pods,
-            claims=tuple(Claim(claim) for claim in look.claims or ()),
-            jobs=look.jobs,
-            snapshots=look.snapshots,
-            retained=look.retained or frozenset(),
-            others=self._requests.of_user(request.user, excluding=key),
-            table=self._table,
-            answers=dict(answers),
-            recent_restarts=recent,
-            answering=frozenset(pod.notebook.id for pod in own if pod.notebook and self._prober.has_answered(pod)),
-            settings=self._settings,
-        )
-
-    async def _objects_of(self, request: Request) -> tuple[list[Json], list[Json]]:
-        """Pods and claims, live: as much of them as the next step can depend on.
-
-        A list that has to be consistent waits for the API server's cache, a tenth of a second on a quiet cluster;
-        single objects do not. The one list of all pods that nothing may replace is the one after the lock is written.
-        """
-        if request.kind == names.SERVER_RESTART:
-            pods = await self._pods_of(request.user)
-            if any(Pod(pod).server == request.server for pod in pods):
-                return pods, []
-            return await asyncio.gather(self._kube.list_pods(SERVERS_ONLY), self._kube.list_claims())
-        if request.phase is Phase.PENDING:
-            claims, pods = await asyncio.gather(self._kube.list_claims(), self._pods_of(request.user))
-            if any(Claim(claim).is_ours and Claim(claim).user == request.user for claim in claims):
-                # Strangers' pods are looked for when the lock is on.
-                return pods, claims
-            return await self._kube.list_pods(SERVERS_ONLY), claims
-        if request.phase in (Phase.DELETING, Phase.RECREATING) and not _handles_pods(request):
-            claims = await self._kube.list_claims()
-            due = {row["uid"] for row in request.status.get("volumes") or ()}
-            if not any(claim["metadata"]["uid"] in due and not Claim(claim).is_deleting for claim in claims):
-                return [], claims
-        return await asyncio.gather(self._kube.list_pods(""), self._kube.list_claims())
-
-    async def _pods_of(self, user: str) -> list[Json]:
-        """The user's servers, by the names that the watch has shown."""
-        found = await asyncio.gather(*map(self._pod, self._servers.names_of(user)))
-        return [pod for pod in found if pod is not None]
-
-    async def _pod(self, name: str) -> Json | None:
-        try:
-            return await self._kube.get_pod(name)
-        except KubeError as error:
-            if error.is_gone:
-                return None
-            raise
-
-    async def _jobs_of(self, request: Request) -> tuple[Job, ...]:
-        volumes = request.status.get("volumes") or ()
-        if request.kind != names.VOLUME_RESET or not (request.is_undo or any("backup" in row for row in volumes)):
-            return ()
-        return tuple(Job(job) for job in await self._kube.list_jobs(f"{names.REQUEST}={request.uid}"))
-
-    async def _snapshots_of(self, request: Request) -> tuple[Snapshot, ...]:
-        """As soon as the record speaks of one, or a backup is to be put back, which may be one."""
-        volumes = request.status.get("volumes") or ()
-        taken = any((row.get("backup") or {}).get("provider") == Provider.SNAPSHOT for row in volumes)
-        if not self._settings.snapshots.enabled or not (request.is_undo or taken):
-            return ()
-        return tuple(Snapshot(snapshot) for snapshot in await self._kube.list_snapshots())
-
-    async def _retained(self, request: Request) -> frozenset[str]:
-        """Old volumes that are released and kept. Without the right to see volumes nothing is told about them."""
-        found = set()
-        for row in request.status.get("volumes") or ():
-            if name := row.get("persistentVolume"):
-                try:
-                    volume = await self._kube.get_volume(name)
-                except KubeError as error:
-                    if error.is_gone or error.is_refusal:
-                        continue
-                    raise
-                claimed = (volume["spec"].get("claimRef") or {}).get("uid")
-                if volume["spec"].get("persistentVolumeReclaimPolicy") == "Retain" and claimed == row["uid"]:
-                    found.add(name)
-        return frozenset(found)
-
     def _note_first_action(self, world: World, step: Step) -> None:
         """A restart's first action is the resize, a reset's its write-ahead."""
         request = world.request
@@ -294,20 +137,6 @@ class Driver:
             if len(self._acted_for) > MOST_REMEMBERED:
                 self._acted_for.pop(next(iter(self._acted_for)))
             metrics.request_to_action.labels(request.kind).observe((world.now - request.created).total_seconds())
-
-    def _probe_new_instances(self, request: Request, pods: list[Pod]) -> None:
-        """Ask every instance that is not the one to go; the queue hears of the answer."""
-        stopped = request.status.get("podUID") if request.status.get("ending") else None
-        for pod in pods:
-            if pod.server != request.server or pod.notebook is None:
-                continue
-            if request.kind == names.SERVER_RESTART:
-                going = request.status.get("containerID")
-                wanted = is_answered_by(request, pod) or bool(going and pod.notebook.id != going)
-            else:
-                wanted = bool(stopped and pod.uid != stopped)
-            if wanted:
-                self._prober.watch(pod)
 
     async def _do(self, world: World, step: Step, answers: dict[str, Refusal | None]) -> Json | None:
         """The request as it is after a step that changed it; None after any other, and when it was not done."""
@@ -443,12 +272,6 @@ class Driver:
         manifest: Json = {"kind": request.kind, **written}
         self._requests.put(manifest)
         return manifest
-
-
-def _handles_pods(request: Request) -> bool:
-    """Whether a reset has pods to look after once everything is deleted: of copies, or of a server that it stopped."""
-    volumes = request.status.get("volumes") or ()
-    return bool(request.is_undo or request.status.get("podUID") or any("backup" in row for row in volumes))
 
 
 def _finalizers(request: Request) -> list[str]:

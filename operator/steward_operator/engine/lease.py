@@ -17,8 +17,8 @@ from steward_operator.obs.log import log
 
 DURATION = 15
 RENEW_EVERY = 3.0
-#: A standby looks more often than the leader writes, so that a hand-over in good order takes a second.
-LOOK_EVERY = 1.0
+#: A standby looks more often than the leader writes, so that a hand-over in good order takes no time.
+LOOK_EVERY = 0.5
 
 
 class ForeignRelease(Exception):

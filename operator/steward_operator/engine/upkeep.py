@@ -18,7 +18,8 @@ from steward_operator.kube.api import KubeApi, KubeError
 from steward_operator.obs import metrics
 from steward_operator.obs.log import log
 
-from .driver import SERVERS_ONLY, utc_now
+from .driver import utc_now
+from .look import SERVERS_ONLY
 from .store import Key, Requests, Servers
 from .watches import GRACE, Watches
 

@@ -32,14 +32,17 @@ type driver struct {
 	csi.UnimplementedIdentityServer
 	csi.UnimplementedControllerServer
 	csi.UnimplementedNodeServer
+	registration.UnimplementedRegistrationServer
 	mutex    sync.Mutex
 	data     string
 	node     string
 	endpoint string
 }
 
-func (d *driver) volume(id string) string   { return filepath.Join(d.data, "volumes", filepath.Base(id)) }
-func (d *driver) snapshot(id string) string { return filepath.Join(d.data, "snapshots", filepath.Base(id)) }
+func (d *driver) volume(id string) string { return filepath.Join(d.data, "volumes", filepath.Base(id)) }
+func (d *driver) snapshot(id string) string {
+	return filepath.Join(d.data, "snapshots", filepath.Base(id))
+}
 
 // Identity.
 

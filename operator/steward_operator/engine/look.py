@@ -1,0 +1,232 @@
+"""What a pass of the driver sees: which reads the next step needs, and which of the last ones are still good."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from steward_api import names
+from steward_api.phases import Phase, Provider
+from steward_api.volumes import Volume
+
+from steward_operator.core.model import Claim, Job, Pod, Refusal, Request, Snapshot, World
+from steward_operator.core.plan_restart import is_answered_by
+from steward_operator.core.settings import Settings
+from steward_operator.core.steps import (
+    AddFinalizer,
+    AnnotateClaim,
+    AnnotateSnapshot,
+    CreateClaim,
+    CreateJob,
+    CreateSnapshot,
+    DeleteClaim,
+    DeleteJob,
+    DeleteSnapshot,
+    RemoveFinalizer,
+    Step,
+    TryCreateClaim,
+    WriteStatus,
+)
+from steward_operator.kube.api import Json, KubeApi, KubeError
+
+from .prober import Prober
+from .store import Key, Requests, Servers
+
+SERVERS_ONLY = f"{names.COMPONENT}={names.SERVER_COMPONENT}"
+
+
+@dataclass
+class Look:
+    """What was read of the cluster in this pass, for as long as a step does not make it old. None: to be read.
+
+    A write that changes only the request hands back the request; what was seen of the rest stays good. The look at the
+    pods after the lock is written is always new, and so is the one after anything that was waited for.
+    """
+
+    request: Json | None = None
+    pods: list[Json] | None = None
+    claims: list[Json] | None = None
+    jobs: tuple[Job, ...] | None = None
+    snapshots: tuple[Snapshot, ...] | None = None
+    retained: frozenset[str] | None = None
+
+    def after(self, step: Step, before: Request, written: Json | None) -> None:
+        match step:
+            case WriteStatus() | AddFinalizer() | RemoveFinalizer():
+                self.request = written
+                if before.kind == names.SERVER_RESTART or not isinstance(step, WriteStatus):
+                    # A resize names the version of the pod that was looked at.
+                    return
+                if self.jobs:
+                    # Never older than the Jobs: a pod's report is what a finished Job is asked for.
+                    self.pods = None
+                # Jobs are looked for as soon as the record speaks of a copy.
+                self.jobs = self.snapshots = None
+                now = Phase(step.status["phase"])
+                if now is not before.phase:
+                    self.claims = None
+                    # Listed after the lock a moment ago: no server of this user's can have come since.
+                    if (before.phase, now) != (Phase.PREPARING, Phase.DELETING):
+                        self.pods = None
+            case TryCreateClaim():
+                pass
+            case DeleteClaim() | CreateClaim() | AnnotateClaim():
+                self.claims = None
+            case CreateSnapshot() | AnnotateSnapshot() | DeleteSnapshot():
+                self.snapshots = None
+            case CreateJob() | DeleteJob():
+                self.pods = self.jobs = None
+            case _:
+                self.request = self.pods = self.claims = self.jobs = None
+
+
+class Reader:
+    """Reads the cluster live, as much of it as the next step can depend on."""
+
+    def __init__(
+        self,
+        kube: KubeApi,
+        requests: Requests,
+        servers: Servers,
+        table: Mapping[str, Volume],
+        settings: Settings,
+        prober: Prober,
+        now: Callable[[], datetime],
+    ) -> None:
+        self._kube = kube
+        self._requests = requests
+        self._servers = servers
+        self._table = table
+        self._settings = settings
+        self._prober = prober
+        self._now = now
+
+    async def observe(self, key: Key, look: Look, answers: Mapping[str, Refusal | None]) -> World:
+        """The request first, then what it is about: a lock found in it was there before the pods were listed."""
+        kind, name = key
+        if look.request is None:
+            look.request = {"kind": kind, **await self._kube.get_request(kind, name)}
+            self._requests.put(look.request)
+        request = Request(look.request)
+        if look.jobs is None:
+            # Before the pods: what a finished Job's pod reported is there when the Job says that it has finished.
+            look.jobs = await self._jobs_of(request)
+        if look.snapshots is None:
+            look.snapshots = await self._snapshots_of(request)
+        if look.pods is None and look.claims is None:
+            look.pods, look.claims = await self._objects_of(request)
+        elif look.claims is None:
+            look.claims = await self._kube.list_claims()
+        elif look.pods is None:
+            look.pods = await self._kube.list_pods("")
+        if request.phase is Phase.RECREATING and look.retained is None:
+            look.retained = await self._retained(request)
+        now = self._now()
+        pods = tuple(Pod(pod) for pod in look.pods or ())
+        own = [pod for pod in pods if pod.is_server and pod.user == request.user]
+        recent = {pod.uid: self._servers.recent_restarts(pod, now) for pod in own}
+        self._probe_new_instances(request, own)
+        return World(
+            now=now,
+            request=request,
+            pods=pods,
+            claims=tuple(Claim(claim) for claim in look.claims or ()),
+            jobs=look.jobs,
+            snapshots=look.snapshots,
+            retained=look.retained or frozenset(),
+            others=self._requests.of_user(request.user, excluding=key),
+            table=self._table,
+            answers=dict(answers),
+            recent_restarts=recent,
+            answering=frozenset(pod.notebook.id for pod in own if pod.notebook and self._prober.has_answered(pod)),
+            settings=self._settings,
+        )
+
+    async def _objects_of(self, request: Request) -> tuple[list[Json], list[Json]]:
+        """Pods and claims, live: as much of them as the next step can depend on.
+
+        A list that has to be consistent waits for the API server's cache, a tenth of a second on a quiet cluster;
+        single objects do not. The one list of all pods that nothing may replace is the one after the lock is written.
+        """
+        if request.kind == names.SERVER_RESTART:
+            pods = await self._pods_of(request.user)
+            if any(Pod(pod).server == request.server for pod in pods):
+                return pods, []
+            return await asyncio.gather(self._kube.list_pods(SERVERS_ONLY), self._kube.list_claims())
+        if request.phase is Phase.PENDING:
+            claims, pods = await asyncio.gather(self._kube.list_claims(), self._pods_of(request.user))
+            if any(Claim(claim).is_ours and Claim(claim).user == request.user for claim in claims):
+                # Strangers' pods are looked for when the lock is on.
+                return pods, claims
+            return await self._kube.list_pods(SERVERS_ONLY), claims
+        if request.phase in (Phase.DELETING, Phase.RECREATING) and not _handles_pods(request):
+            claims = await self._kube.list_claims()
+            due = {row["uid"] for row in request.status.get("volumes") or ()}
+            if not any(claim["metadata"]["uid"] in due and not Claim(claim).is_deleting for claim in claims):
+                return [], claims
+        return await asyncio.gather(self._kube.list_pods(""), self._kube.list_claims())
+
+    async def _pods_of(self, user: str) -> list[Json]:
+        """The user's servers, by the names that the watch has shown."""
+        found = await asyncio.gather(*map(self._pod, self._servers.names_of(user)))
+        return [pod for pod in found if pod is not None]
+
+    async def _pod(self, name: str) -> Json | None:
+        try:
+            return await self._kube.get_pod(name)
+        except KubeError as error:
+            if error.is_gone:
+                return None
+            raise
+
+    async def _jobs_of(self, request: Request) -> tuple[Job, ...]:
+        volumes = request.status.get("volumes") or ()
+        if request.kind != names.VOLUME_RESET or not (request.is_undo or any("backup" in row for row in volumes)):
+            return ()
+        return tuple(Job(job) for job in await self._kube.list_jobs(f"{names.REQUEST}={request.uid}"))
+
+    async def _snapshots_of(self, request: Request) -> tuple[Snapshot, ...]:
+        """As soon as the record speaks of one, or a backup is to be put back, which may be one."""
+        volumes = request.status.get("volumes") or ()
+        taken = any((row.get("backup") or {}).get("provider") == Provider.SNAPSHOT for row in volumes)
+        if not self._settings.snapshots.enabled or not (request.is_undo or taken):
+            return ()
+        return tuple(Snapshot(snapshot) for snapshot in await self._kube.list_snapshots())
+
+    async def _retained(self, request: Request) -> frozenset[str]:
+        """Old volumes that are released and kept. Without the right to see volumes nothing is told about them."""
+        found = set()
+        for row in request.status.get("volumes") or ():
+            if name := row.get("persistentVolume"):
+                try:
+                    volume = await self._kube.get_volume(name)
+                except KubeError as error:
+                    if error.is_gone or error.is_refusal:
+                        continue
+                    raise
+                claimed = (volume["spec"].get("claimRef") or {}).get("uid")
+                if volume["spec"].get("persistentVolumeReclaimPolicy") == "Retain" and claimed == row["uid"]:
+                    found.add(name)
+        return frozenset(found)
+
+    def _probe_new_instances(self, request: Request, pods: list[Pod]) -> None:
+        """Ask every instance that is not the one to go; the queue hears of the answer."""
+        stopped = request.status.get("podUID") if request.status.get("ending") else None
+        for pod in pods:
+            if pod.server != request.server or pod.notebook is None:
+                continue
+            if request.kind == names.SERVER_RESTART:
+                going = request.status.get("containerID")
+                wanted = is_answered_by(request, pod) or bool(going and pod.notebook.id != going)
+            else:
+                wanted = bool(stopped and pod.uid != stopped)
+            if wanted:
+                self._prober.watch(pod)
+
+
+def _handles_pods(request: Request) -> bool:
+    """Whether a reset has pods to look after once everything is deleted: of copies, or of a server that it stopped."""
+    volumes = request.status.get("volumes") or ()
+    return bool(request.is_undo or request.status.get("podUID") or any("backup" in row for row in volumes))
