@@ -67,7 +67,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: Any) -> Iterator[None]:
     REPORTS.mkdir(exist_ok=True)
     name = re.sub(r"[^A-Za-z0-9_-]+", "_", item.name)[:100]
     try:
-        text = local.report(TARGET)
+        text = local.report(getattr(item, "funcargs", {}).get("target", TARGET))
     except Exception as problem:
         text = f"the cluster could not be asked: {problem}"
     (REPORTS / f"{name}.txt").write_text(text)
