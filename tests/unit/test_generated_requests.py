@@ -13,12 +13,13 @@ from steward_operator.core.plan_reset import plan_reset
 from steward_operator.core.plan_restart import plan_restart
 from steward_operator.core.steps import Done, Wait, WriteStatus
 
+from tests.support.amount import examples
 from tests.support.builders import claim, pod, request, world
 from tests.support.generated import specs
 from tests.support.paper import Leader, PaperCluster
 
 PLANS = {names.VOLUME_RESET: plan_reset, names.SERVER_RESTART: plan_restart}
-FEW = settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+FEW = settings(max_examples=examples(150), deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 
 
 def given_request(kind: str, spec: dict[str, Any]) -> Request:

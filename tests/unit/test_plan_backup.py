@@ -401,7 +401,7 @@ def test_an_undo_whose_backup_has_gone_erases_nothing() -> None:
 
 def test_a_refused_clean_up_holds_nothing_up() -> None:
     req = backing_up()
-    rows = [{**req.status["volumes"][0], "outcome": "Failed", "reason": "BackupIncomplete", "message": "x",
+    rows = [{**req.status["volumes"][0], "outcome": "Failed", "reason": "BackupIncomplete", "message": "It is so.",
              "backup": {"provider": "Copy", "name": held(req).name, "state": "Failed"}}]  # fmt: skip
     req = with_status(req, volumes=rows)
     refused = {f"delete/{held(req).name}": Refusal(403, "no claim is deleted here")}

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from steward_api.phases import Phase
 from steward_operator.core.steps import Wait
 
+from tests.support.amount import examples
 from tests.support.paper_server import PaperServer, Restarter
 
 EVENTS = [
@@ -78,7 +79,7 @@ def play(server: PaperServer, schedule: Schedule) -> Restarter:
     return leaders["a"]
 
 
-@settings(max_examples=4000, deadline=None, derandomize=True)
+@settings(max_examples=examples(3000), deadline=None, derandomize=True)
 @given(SPECS, st.booleans(), st.booleans(), SCHEDULES)
 def test_no_schedule_breaks_a_rule_and_every_restart_ends(
     specs: list[dict[str, Any]], gpu: bool, guaranteed: bool, schedule: Schedule

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from steward_api.phases import Phase
 from steward_operator.core.steps import Wait
 
+from tests.support.amount import examples
 from tests.support.paper import Leader, PaperCluster
 
 EVENTS = [
@@ -110,7 +111,7 @@ def check(cluster: PaperCluster, leader: Leader) -> None:
             assert cluster.volumes[name].content == content, "a write that came late changed what is in a volume"
 
 
-@settings(max_examples=3000, deadline=None, derandomize=True)
+@settings(max_examples=examples(3000), deadline=None, derandomize=True)
 @given(KINDS, SPECS, st.booleans(), st.booleans(), SCHEDULES)
 def test_no_schedule_breaks_a_rule_and_every_one_ends_with_a_claim(
     kinds: tuple[str, ...], spec: dict[str, str], used: bool, running: bool, schedule: Schedule
@@ -126,7 +127,7 @@ def test_no_schedule_breaks_a_rule_and_every_one_ends_with_a_claim(
         assert all(row["outcome"] == "Reset" for row in cluster.request.status["volumes"])
 
 
-@settings(max_examples=1500, deadline=None, derandomize=True)
+@settings(max_examples=examples(1500), deadline=None, derandomize=True)
 @given(st.sampled_from(["Default", "None"]), st.booleans(), SCHEDULES)
 def test_no_schedule_of_an_undo_loses_either_content(backup: str, running: bool, schedule: Schedule) -> None:
     cluster = with_backup()

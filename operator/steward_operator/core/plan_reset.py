@@ -64,10 +64,10 @@ def _prepare(world: World) -> Plan:
         if step.key not in world.answers:
             return step
         if answer := world.answers[step.key]:
-            record.update(outcome="Failed", reason=str(Reason.CANNOT_RECREATE), message=answer.message[:1024])
+            told = f"Nothing was deleted, because it could not be made again: {answer.message}"
+            record.update(outcome="Failed", reason=str(Reason.CANNOT_RECREATE), message=told[:1024])
     if all(record["outcome"] == "Failed" for record in records):
-        told = f"Nothing was deleted: {records[0]['message']}"
-        return leave(world, Reason.CANNOT_RECREATE, told, records)
+        return leave(world, Reason.CANNOT_RECREATE, records[0]["message"], records)
     if pinning := backups.pin(world):
         if refusal := world.answers.get(pinning.key):
             return leave(world, Reason.NOT_ALLOWED, f"The backup could not be pinned: {refusal.message}")
@@ -184,7 +184,7 @@ def _delete(world: World) -> Plan:
         if refused is None and world.request.is_undo:
             refused = backups.refuse_source(world, claim)
         if answer := world.answers.get(step.key):
-            refused = Reason.NOT_ALLOWED, answer.message
+            refused = Reason.NOT_ALLOWED, f"The cluster does not let it be deleted: {answer.message}"
         elif refused is None and claim.kept_by == request.uid:
             refused = Reason.STALE, "The request had already given this volume up; it was not erased."
         if refused is None:

@@ -79,7 +79,9 @@ def _claim_to_reset(world: World, kind: str) -> Claim | Plan:
         return fail(world, *refused)
     claim = claims.find(world, kind)
     if claim is None:
-        told = f"{world.request.user} has no volume '{kind}' for this server; its next start creates it, empty."
+        told = (
+            f"The user {world.request.user} has no volume '{kind}' for this server; its next start creates it, empty."
+        )
         return fail(world, Reason.VOLUME_MISSING, told)
     if refusal := claims.refuse_static(claim):
         return fail(world, Reason.STATICALLY_PROVISIONED, f"The volume '{kind}' cannot be reset: {refusal}.")

@@ -38,7 +38,8 @@ def end(world: World, records: list[Record]) -> Plan:
         wants_start = wants_start or not any("newUID" in record for record in records)
     else:
         told = " ".join(
-            f"{r['volume']}: {'reset' if r['outcome'] == 'Reset' else 'not reset, ' + r['message']}" for r in records
+            f"{titles(world, [r])}: " + ("reset." if r["outcome"] == "Reset" else f"not reset. {r['message']}")
+            for r in records
         )
         how = Phase.FAILED, Reason.PARTIAL_FAILURE, told
     return _finish(world, *how, records, wants_start=wants_start)
