@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import itertools
+import os
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -17,10 +19,17 @@ from tests.target import TARGET
 REPORTS = cache.REPOSITORY / "test-report"
 
 
+#: Empty, or the name of this process among several that share the cluster.
+WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
+
+
 @pytest.fixture(scope="session")
 def target() -> Target:
     """The running test cluster with this clone's chart on it."""
-    local.up(TARGET)
+    cache.root().mkdir(parents=True, exist_ok=True)
+    with (cache.root() / f"up-{TARGET.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        local.up(TARGET)
     return TARGET
 
 
@@ -55,7 +64,7 @@ def login(target: Target, secrets: dict[str, str]) -> Iterator[Callable[[str], S
 @pytest.fixture
 def user(login: Callable[[str], Session]) -> Session:
     """Somebody nobody else knows, logged in."""
-    return login(f"user{next(_numbers)}")
+    return login(f"user{WORKER}{next(_numbers)}")
 
 
 @pytest.hookimpl(hookwrapper=True)

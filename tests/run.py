@@ -49,16 +49,26 @@ def lint() -> int:
     return 0
 
 
+#: Users of the e2e tier who are at work at once: most of the time they wait for servers to start and stop.
+AT_ONCE = "3"
+
+
 def pytest(tier: str) -> int:
     if tier == "browser":
         engine.apt_install("chromium", "fonts-dejavu-core")
     return uv_run("pytest", f"tests/{tier}", "--durations=5")
 
 
+def e2e() -> int:
+    together = ("-m", "not alone", "-n", AT_ONCE, "--dist", "worksteal")
+    codes = [uv_run("pytest", "tests/e2e", "--durations=8", *words) for words in (together, ("-m", "alone"))]
+    return max(codes)
+
+
 NAMES = ("unit", "api", "chart", "e2e", "browser", "chaos")
 #: Not run unless asked for: they take long, or are not about every change.
 APART = ("csi",)
-TIERS = {"lint": lint} | {tier: lambda t=tier: pytest(t) for tier in (*NAMES, *APART)}
+TIERS = {"lint": lint} | {tier: lambda t=tier: pytest(t) for tier in (*NAMES, *APART)} | {"e2e": e2e}
 
 
 def main(wanted: list[str]) -> int:

@@ -43,6 +43,20 @@ pythonpath = ["."]
 NOTICED = ("killed", "timeout", "segfault", "caught by type check")
 
 
+def prepare(files: str) -> Path:
+    """A directory of its own for everything that the verdicts depend on; those of earlier states go."""
+    state = cache.fingerprint(files, ROOT / "operator" / "steward_operator", ROOT / "api" / "steward_api",
+                              *sorted((ROOT / "tests" / "unit").glob("*.py")), ROOT / "tests" / "support",
+                              Path(__file__))  # fmt: skip
+    directory = cache.root() / f"mutation-{state}"
+    for other in cache.root().glob("mutation-*"):
+        if other != directory:
+            shutil.rmtree(other)
+    directory.mkdir(parents=True, exist_ok=True)
+    lay_out(directory, files)
+    return directory
+
+
 def lay_out(directory: Path, files: str) -> None:
     for package, source in (("steward_operator", ROOT / "operator"), ("steward_api", ROOT / "api")):
         copy(source / package, directory / "src" / package)
@@ -85,9 +99,7 @@ def main() -> int:
     parser.add_argument("--least", type=float, default=0.9, help="share that has to be noticed (default: 0.9)")
     parser.add_argument("--at-once", type=int, default=os.cpu_count() or 1, help="processes (default: one a core)")
     arguments = parser.parse_args()
-    directory = cache.root() / "mutation"
-    directory.mkdir(parents=True, exist_ok=True)
-    lay_out(directory, f"{arguments.file}.py")
+    directory = prepare(f"{arguments.file}.py")
     log = cache.logs() / "mutation.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     print(f"mutmut runs; follow it in {log}", flush=True)

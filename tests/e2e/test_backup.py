@@ -54,7 +54,8 @@ def test_A37_what_was_erased_comes_back(used: Session, kube: Kube) -> None:
     assert not exists(kube, used, "/home/jovyan/.hub-steward-copying")
     write(kube, used, "/home/jovyan/kept")
     assert len(backups(kube, used.user)) == 2
-    assert kube.json("get", "jobs", "-l", f"component={names.COPY_COMPONENT}")["items"] == []
+    mine = f"component={names.COPY_COMPONENT},{names.REQUEST}={undone['metadata']['uid']}"
+    assert kube.json("get", "jobs", "-l", mine)["items"] == []
 
 
 def test_A36_a_backup_that_cannot_be_made_keeps_everything(user: Session, kube: Kube) -> None:
@@ -119,6 +120,7 @@ def next_second(kube: Kube, user: Session) -> None:
     wait_for("the second is over", lambda: (datetime.now(UTC) - made).total_seconds() >= 1.5, 10, every=0.1)
 
 
+@pytest.mark.alone
 def test_A35_the_operator_may_die_at_any_moment(used: Session, kube: Kube) -> None:
     """Both pods at once, by force; the reset with its backup ends as if nothing had happened."""
     moments = random.Random(35)
@@ -137,6 +139,7 @@ def test_A35_the_operator_may_die_at_any_moment(used: Session, kube: Kube) -> No
     used.start_and_wait()
 
 
+@pytest.mark.alone
 def test_A40_the_hub_may_go_while_a_reset_runs(used: Session, kube: Kube) -> None:
     answer = used.reset(["home"])
     assert answer.status == 202, answer.text

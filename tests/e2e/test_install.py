@@ -12,6 +12,7 @@ from cluster import images, local
 from cluster.local import Target
 from tests.support.cluster import Kube, Session, wait_for
 
+pytestmark = pytest.mark.alone
 #: JupyterHub's dummy authenticator, which takes any password, and names as they are typed.
 KEEPS_CASE = """
 from jupyterhub.auth import DummyAuthenticator

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from steward_api import names
 
 from tests.e2e.test_reset import exists, manifest, write
@@ -182,6 +183,7 @@ def test_a_named_server_is_restarted_alone(user: Session, kube: Kube) -> None:
     user.stop_and_wait("second")
 
 
+@pytest.mark.alone
 def test_A43_many_at_once_and_no_server_is_lost(login: Callable[[str], Session], kube: Kube) -> None:
     people = [login(f"crowd{number}") for number in range(8)]
     for session in people:

@@ -1,4 +1,4 @@
-"""Restarts and crashes of the lab in any order and spacing: a server that nobody stopped is never gone.
+"""Restarts, crashes and out-of-memory kills of the lab in any order and spacing: a server that nobody stopped is never gone.
 
 Four sequences in `make test`; a hundred with ``CHAOS=full python3 -m tests.run e2e``.
 """
@@ -10,10 +10,13 @@ import random
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
+import pytest
 from steward_api import names
 
+from cluster.shell import Problem
 from tests.chaos.report import FULL, Tally
 from tests.e2e.test_reset import manifest
 from tests.support.cluster import Kube, Session, wait_for
@@ -44,11 +47,35 @@ def crash(kube: Kube, session: Session) -> None:
         crashes.append(container)
 
 
+#: Makes every other process of the lab the first choice of the kernel, then takes all the memory that there is.
+HOG = """
+import glob, os
+for path in glob.glob("/proc/[0-9]*/oom_score_adj"):
+    if path != f"/proc/{os.getpid()}/oom_score_adj":
+        try:
+            open(path, "w").write("1000")
+        except OSError:
+            pass
+kept = [bytearray(20 << 20) for _ in range(100)]
+"""
+
+
+def out_of_memory(kube: Kube, session: Session) -> None:
+    """The kernel ends the lab, because its container is beyond its limit of memory."""
+    pod = kube.pod(session.user)
+    if pod is None:
+        return
+    # It ends with the container, or is refused because none runs at the moment.
+    with suppress(Problem):
+        kube.run_in(pod["metadata"]["name"], "python3", "-c", HOG)
+    crashes.append(pod["metadata"]["name"])
+
+
 def restart(kube: Kube, session: Session) -> None:
     kube.create(manifest(names.SERVER_RESTART, session.user))
 
 
-ACTIONS: list[Callable[[Kube, Session], None]] = [restart, restart, crash]
+ACTIONS: list[Callable[[Kube, Session], None]] = [restart, restart, restart, crash, crash, out_of_memory]
 
 
 def play(kube: Kube, session: Session, number: int) -> dict[str, Any]:
@@ -76,8 +103,9 @@ def check(kube: Kube, session: Session, played: dict[str, Any]) -> None:
     assert session.state() in ("running", "not-answering"), played
 
 
+@pytest.mark.alone
 def test_no_sequence_of_restarts_and_crashes_loses_a_server(login: Callable[[str], Session], kube: Kube) -> None:
-    people = [login(f"seq{number}") for number in range(AT_ONCE)]
+    people = [login(f"limited-seq{number}") for number in range(AT_ONCE)]
     numbers = iter(range(SEQUENCES))
 
     def work(session: Session) -> int:
@@ -95,5 +123,7 @@ def test_no_sequence_of_restarts_and_crashes_loses_a_server(login: Callable[[str
     assert done == SEQUENCES
     assert len(crashes) >= SEQUENCES / 2, "too few labs were there to be killed"
     tally = Tally()
-    tally.add("restarts and crashes on the real kubelet", cases=SEQUENCES, met=done, crashes=len(crashes))
+    tally.add(
+        "restarts, crashes and out-of-memory kills on the real kubelet", cases=SEQUENCES, met=done, crashes=len(crashes)
+    )
     tally.write()
