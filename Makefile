@@ -45,8 +45,8 @@ test-csi: ## Snapshots through a real CSI chain, on a cluster of their own (KEEP
 	@$(PYTHON) -m tests.run csi
 
 .PHONY: test-chaos-full
-test-chaos-full: ## Every fault at every write, a crash at every request, 20,000 schedules (about an hour)
-	@CHAOS=full $(PYTHON) -m tests.run chaos
+test-chaos-full: ## Every fault at every write, a crash at every request, 30,000 + 500 schedules (about an hour)
+	@CHAOS=full SCHEDULES=4 $(PYTHON) -m tests.run schedules chaos
 
 lint: ## Formatter, linter, types, import contracts, generated files
 	@$(PYTHON) -m tests.run lint
@@ -56,12 +56,20 @@ generate: ## Write the generated files: CRDs and the values schema
 	@$(UV) run --frozen --all-packages python tools/generate.py
 
 .PHONY: bench
-bench: ## In-place restart against stop and start, ten pairs (WRITE=1: into docs/benchmarks.md)
+bench: ## In-place restart against its floor and stop and start, ten rounds (WRITE=1: into docs/benchmarks.md)
 	@$(UV) run --frozen --all-packages python -m benchmarks.restart $(if $(WRITE),--write)
 
 .PHONY: bench-load
 bench-load: ## Latency, load, memory and fail-over of the operator (WRITE=1: into docs/reliability.md)
 	@$(UV) run --frozen --all-packages python -m benchmarks.load $(if $(WRITE),--write)
+
+.PHONY: bench-clients
+bench-clients: ## What a call to the API server costs with each client (WRITE=1: into docs/adr/0002)
+	@$(UV) run --frozen --all-packages python -m benchmarks.clients $(if $(WRITE),--write)
+
+.PHONY: test-mutation
+test-mutation: ## Break the operator's core in every small way and count what the unit tests notice (WRITE=1: into docs)
+	@$(UV) run --frozen --all-packages python tools/mutation.py $(if $(WRITE),--write)
 
 .PHONY: screenshots
 screenshots: ## Renew the README's pictures from a test run in the browser

@@ -67,8 +67,17 @@ def e2e() -> int:
 
 NAMES = ("unit", "api", "chart", "e2e", "browser", "chaos")
 #: Not run unless asked for: they take long, or are not about every change.
-APART = ("csi",)
-TIERS = {"lint": lint} | {tier: lambda t=tier: pytest(t) for tier in (*NAMES, *APART)} | {"e2e": e2e}
+APART = ("csi", "schedules")
+
+
+def schedules() -> int:
+    """Those of the unit tier alone, as many times over as SCHEDULES says; what was played goes into the report."""
+    return uv_run("pytest", "tests/unit/test_schedules.py", "tests/unit/test_restart_schedules.py", "--durations=5")
+
+
+TIERS = {"lint": lint} | {tier: lambda t=tier: pytest(t) for tier in (*NAMES, *APART)} | {
+    "e2e": e2e, "schedules": schedules,
+}  # fmt: skip
 
 
 def main(wanted: list[str]) -> int:

@@ -13,7 +13,8 @@ from steward_api import names
 from steward_api.phases import Phase
 from steward_api.volumes import Volume
 
-from steward_operator.core.model import Refusal, Request, World
+from steward_operator.core.bounce import is_applied
+from steward_operator.core.model import Pod, Refusal, Request, World
 from steward_operator.core.plan_reset import plan_reset
 from steward_operator.core.plan_restart import plan_restart
 from steward_operator.core.settings import Settings
@@ -54,6 +55,8 @@ MOST_REMEMBERED = 10_000
 MOST_EVENTS = 2000
 #: Seconds between two Events, so that a crowd of requests is not held up by the news of it.
 EVENT_EVERY = 0.05
+#: Seconds until a resized pod is looked at without an event.
+AFTER_RESIZE = 2.0
 REFUSABLE = (
     CreateClaim, DeleteClaim, AnnotateClaim, CreateSnapshot, AnnotateSnapshot, DeleteSnapshot, CreateJob, ResizePod,
 )  # fmt: skip
@@ -123,9 +126,14 @@ class Driver:
                     self._note_first_action(world, plan)
                     with metrics.step_duration.labels(type(plan).__name__).time():
                         try:
-                            look.after(plan, world.request, await self._do(world, plan, answers))
+                            written = await self._do(world, plan, answers)
                         except LookAgain:
                             look = Look()
+                            continue
+                    if isinstance(plan, ResizePod) and _is_taken(plan, written):
+                        # The kubelet's answer comes by the watch.
+                        return AFTER_RESIZE
+                    look.after(plan, world.request, written)
         raise RuntimeError(f"no end after {MOST_STEPS} steps")
 
     def _note_first_action(self, world: World, step: Step) -> None:
@@ -139,7 +147,7 @@ class Driver:
             metrics.request_to_action.labels(request.kind).observe((world.now - request.created).total_seconds())
 
     async def _do(self, world: World, step: Step, answers: dict[str, Refusal | None]) -> Json | None:
-        """The request as it is after a step that changed it; None after any other, and when it was not done."""
+        """The request, or the resized pod, as it is after the step; None after any other, and when it was not done."""
         request = world.request
         try:
             match step:
@@ -152,8 +160,14 @@ class Driver:
                     return await self._set_finalizers(request, kept)
                 case TryCreateClaim():
                     answers[step.key] = await self._try_create(step)
+                case ResizePod():
+                    resized = await self._kube.resize_pod(
+                        step.name, step.uid, step.resource_version, names.NOTEBOOK_CONTAINER, step.resources
+                    )
+                    answers[step.key] = None
+                    return resized
                 case (
-                    CreateClaim() | DeleteClaim() | AnnotateClaim() | CreateJob() | ResizePod()
+                    CreateClaim() | DeleteClaim() | AnnotateClaim() | CreateJob()
                     | CreateSnapshot() | AnnotateSnapshot() | DeleteSnapshot()
                 ):  # fmt: skip
                     await self._change(step)
@@ -190,7 +204,7 @@ class Driver:
     async def _change(
         self,
         step: CreateClaim | DeleteClaim | AnnotateClaim | CreateSnapshot | AnnotateSnapshot | DeleteSnapshot
-        | CreateJob | ResizePod,
+        | CreateJob,
     ) -> None:  # fmt: skip
         match step:
             case CreateClaim():
@@ -211,10 +225,6 @@ class Driver:
                 await self._kube.delete_snapshot(step.name, step.uid, step.resource_version)
             case CreateJob():
                 await self._kube.create_job(step.manifest)
-            case ResizePod():
-                await self._kube.resize_pod(
-                    step.name, step.uid, step.resource_version, names.NOTEBOOK_CONTAINER, step.resources
-                )
 
     async def _refuse_old_news(self, request: Request) -> None:
         """The hub takes no preconditions, so that the request is read once more before it is asked for anything."""
@@ -272,6 +282,12 @@ class Driver:
         manifest: Json = {"kind": request.kind, **written}
         self._requests.put(manifest)
         return manifest
+
+
+def _is_taken(step: ResizePod, resized: Json | None) -> bool:
+    """Whether the API server has written down what it took; something on its way may have changed it back."""
+    container = Pod(resized).notebook if resized else None
+    return container is not None and is_applied(container, step.resources)
 
 
 def _finalizers(request: Request) -> list[str]:

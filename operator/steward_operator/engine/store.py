@@ -21,25 +21,31 @@ class Requests:
 
     def __init__(self) -> None:
         self._known: dict[Key, Request] = {}
+        # Asked for at every event of every server.
+        self._of_user: defaultdict[str, dict[Key, Request]] = defaultdict(dict)
 
     def put(self, manifest: Json) -> None:
         meta = {k: v for k, v in manifest["metadata"].items() if k != "managedFields"}
         request = Request({**manifest, "metadata": meta})
+        self.drop(request.kind, request.name)
         self._known[(request.kind, request.name)] = request
+        self._of_user[request.user][(request.kind, request.name)] = request
 
     def drop(self, kind: str, name: str) -> None:
-        self._known.pop((kind, name), None)
+        known = self._known.pop((kind, name), None)
+        if known is not None:
+            of_user = self._of_user[known.user]
+            of_user.pop((kind, name))
+            if not of_user:
+                del self._of_user[known.user]
 
     def get(self, kind: str, name: str) -> Request | None:
         return self._known.get((kind, name))
 
     def of_user(self, user: str, excluding: Key) -> tuple[Request, ...]:
         """Unfinished requests that share a user's objects."""
-        return tuple(
-            request
-            for key, request in self._known.items()
-            if key != excluding and request.user == user and not request.is_finished
-        )
+        of_user = self._of_user.get(user) or {}
+        return tuple(request for key, request in of_user.items() if key != excluding and not request.is_finished)
 
     def all(self) -> Iterable[Request]:
         return tuple(self._known.values())
@@ -50,13 +56,15 @@ class Servers:
 
     def __init__(self, window: timedelta) -> None:
         self._window = window
-        self._owners: dict[str, tuple[str, str]] = {}
+        self._owners: dict[str, str] = {}
+        self._names: defaultdict[str, dict[str, str]] = defaultdict(dict)
         self._seen_since: dict[str, datetime] = {}
         self._counts: dict[str, int] = {}
         self._increases: dict[str, deque[datetime]] = defaultdict(deque)
 
     def put(self, pod: Pod, now: datetime) -> None:
-        self._owners[pod.uid] = (pod.user, pod.name)
+        self._owners[pod.uid] = pod.user
+        self._names[pod.user][pod.uid] = pod.name
         container = pod.notebook
         if container is None:
             return
@@ -68,7 +76,11 @@ class Servers:
         self._counts[pod.uid] = max(count, self._counts.get(pod.uid, 0))
 
     def drop(self, uid: str) -> None:
-        for known in (self._owners, self._seen_since, self._counts, self._increases):
+        if owner := self._owners.pop(uid, None):
+            self._names[owner].pop(uid, None)
+            if not self._names[owner]:
+                del self._names[owner]
+        for known in (self._seen_since, self._counts, self._increases):
             known.pop(uid, None)
 
     def uids(self) -> set[str]:
@@ -76,7 +88,7 @@ class Servers:
 
     def names_of(self, user: str) -> list[str]:
         """Names of the user's pods, as far as the watch has shown them."""
-        return sorted({name for owner, name in self._owners.values() if owner == user})
+        return sorted(set((self._names.get(user) or {}).values()))
 
     def recent_restarts(self, pod: Pod, now: datetime) -> int:
         """Restarts within the window: those seen here, or all of them where this process has not watched so long."""

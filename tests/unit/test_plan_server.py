@@ -1,0 +1,337 @@
+"""Servers that are stopped, started, lost or crash while a restart is carried out: what is done and what is told."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from steward_api.phases import Phase, Reason
+from steward_operator.core.model import Pod, Refusal, Request
+from steward_operator.core.plan_restart import plan_restart
+from steward_operator.core.steps import ResizePod, StopServer, Wait, WriteStatus
+
+from tests.support.builders import NOW, claim, pod, restart, with_status, world, written
+
+Json = dict[str, Any]
+AT = "2026-11-21T12:00:00Z"
+
+
+def after(seconds: float) -> Any:
+    return NOW + timedelta(seconds=seconds)
+
+
+def status_of(step: object) -> Json:
+    assert isinstance(step, WriteStatus), step
+    return {key: value for key, value in step.status.items() if key != "conditions"}
+
+
+def told(step: object) -> tuple[str, str, str]:
+    status = status_of(step)
+    return status["phase"], status["reason"], status["message"]
+
+
+def bouncing(**spec: Any) -> Request:
+    req = restart(**spec)
+    return written(req, plan_restart(world(req, pod())))
+
+
+def recreating(step: str = "Stopping") -> Request:
+    return with_status(restart(), phase="Restarting", mechanism="Recreate", step=step, podUID="pod-1", stepTime=AT,
+                       containerID="c1", restartCount=0, startTime=AT)  # fmt: skip
+
+
+# -- what is written down before anything is done ----------------------------------------------------------------------
+
+
+def test_what_a_restart_in_place_writes_down_first() -> None:
+    assert status_of(plan_restart(world(restart(), pod(restarts=2)))) == {
+        "phase": "Restarting", "reason": "InProgress", "message": "The server is being restarted in place.",
+        "mechanism": "InPlace", "step": "Resizing", "resources": {"requests": {"cpu": "49m", "memory": "256Mi"}},
+        "podName": "jupyter-ann", "podUID": "pod-1", "containerID": "c1", "restartCount": 2,
+        "startTime": AT, "observedGeneration": 1,
+    }  # fmt: skip
+
+
+def test_what_a_new_start_writes_down_first_and_what_it_takes_back() -> None:
+    waiting = with_status(restart(strategy="Recreate"), waitingUntil=AT, resources={"requests": {"cpu": "1"}})
+    assert status_of(plan_restart(world(waiting, pod(), now=after(7)))) == {
+        "phase": "Restarting", "reason": "InProgress", "message": "The server is being stopped and started again.",
+        "mechanism": "Recreate", "step": "Stopping", "stepTime": "2026-11-21T12:00:07Z",
+        "podName": "jupyter-ann", "podUID": "pod-1", "containerID": "c1", "restartCount": 0,
+        "startTime": "2026-11-21T12:00:07Z", "observedGeneration": 1,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("objects", "message"),
+    [
+        ((), "The server is not running."),
+        ((pod(deleting=True),), "The server is not running."),
+        ((pod(container=""),), "The server is still starting; there is nothing to restart yet."),
+    ],
+)
+def test_what_does_not_run_is_not_restarted(objects: tuple[Pod, ...], message: str) -> None:
+    phase, reason, said = told(plan_restart(world(restart(), claim(), *objects)))
+    assert (phase, reason) == ("Failed", "ServerNotRunning")
+    assert said.startswith(message[:-1])
+
+
+@pytest.mark.parametrize(
+    ("of_pod", "why"),
+    [
+        ({"policy": "Never"}, "its restart policy is Never."),
+        ({"resize": False}, "it was started without the resize policy that a restart in place needs."),
+        ({"state": "waiting", "ready": False}, "it is not running."),
+        ({"state": "terminated", "ready": False}, "it is not running."),
+    ],
+)
+def test_why_a_server_cannot_be_restarted_in_place_is_said_where_nothing_else_is_wanted(of_pod: Json, why: str) -> None:
+    server = pod(**of_pod)
+    said = told(plan_restart(world(restart(strategy="InPlace"), server)))
+    assert said == ("Failed", "InPlaceNotPossible", f"This server cannot be restarted in place: {why}")
+    assert status_of(plan_restart(world(restart(), server)))["mechanism"] == "Recreate"
+
+
+def test_a_device_is_spoken_of() -> None:
+    both = {"requests": {"cpu": "50m"}, "limits": {"nvidia.com/gpu": "1"}}
+    gpu = pod(present=both)
+    device = " It holds a device that might be gone after a new start, so it was left alone."
+    often = told(plan_restart(world(restart(), gpu, recent_restarts={"pod-1": 3})))
+    assert often == (
+        "Failed",
+        "TooManyRestarts",
+        "The server has been restarted too often in the last minutes." + device,
+    )
+    old = told(plan_restart(world(restart(), pod(present=both, resize=False))))
+    assert old[2].endswith("a restart in place needs." + device)
+
+
+def test_a_wait_says_until_when_and_records_what_is_to_go() -> None:
+    young = pod(started=NOW - timedelta(seconds=10))
+    status = status_of(plan_restart(world(restart(created=NOW - timedelta(seconds=5)), young)))
+    assert status == {
+        "phase": "Pending", "reason": "WaitingForServer", "waitingUntil": "2026-11-21T12:00:20Z",
+        "message": "The server started a moment ago; it is restarted at 2026-11-21T12:00:20Z.",
+        "podName": "jupyter-ann", "podUID": "pod-1", "containerID": "c1", "restartCount": 0, "observedGeneration": 1,
+    }  # fmt: skip
+    ready = pod(started=NOW - timedelta(seconds=30))
+    assert status_of(plan_restart(world(restart(created=NOW - timedelta(seconds=5)), ready)))["mechanism"] == "InPlace"
+
+
+def test_a_resize_that_is_on_is_waited_for() -> None:
+    on = [{"type": "PodResizeInProgress", "status": "True"}]
+    said = told(plan_restart(world(restart(), pod(conditions=on))))
+    sentence = "The server's resources are being changed; it is restarted after that."
+    assert said == ("Pending", "WaitingForServer", sentence)
+
+
+def test_a_duplicate_names_the_restart_that_it_waits_for() -> None:
+    first = with_status(restart(name="first"), phase="Restarting")
+    said = told(plan_restart(world(restart(name="second"), pod(), others=(first,))))
+    assert said == ("Pending", "WaitingForOtherRequest", "The restart first is running; this request ends with it.")
+    for other in (
+        with_status(restart(name="first"), phase="Pending"),
+        with_status(restart(name="first", user="bob"), phase="Restarting"),
+        with_status(restart(name="first", server="gpu"), phase="Restarting"),
+    ):
+        assert status_of(plan_restart(world(restart(name="second"), pod(), others=(other,))))["phase"] == "Restarting"
+
+
+# -- a pod that goes in the middle -------------------------------------------------------------------------------------
+
+
+def test_a_pod_that_is_gone_ends_the_request() -> None:
+    said = told(plan_restart(world(bouncing(), claim())))
+    assert said == ("Failed", "ServerNotRunning", "The server was stopped while it was being restarted.")
+
+
+def test_a_pod_that_goes_is_waited_for_as_long_as_a_stop_may_take() -> None:
+    going = pod(deleting=True)
+    wait = plan_restart(world(bouncing(), going, now=after(119)))
+    assert wait == Wait("the pod goes", after(121))
+    assert told(plan_restart(world(bouncing(), going, now=after(120))))[1] == "ServerNotRunning"
+
+
+@pytest.mark.parametrize(("strategy", "mechanism"), [("Auto", "Recreate"), ("InPlace", None)])
+def test_a_pod_that_ended_is_started_anew_unless_in_place_is_asked_for(strategy: str, mechanism: str | None) -> None:
+    step = plan_restart(world(bouncing(strategy=strategy), pod(phase="Failed")))
+    if mechanism:
+        assert (status_of(step)["mechanism"], status_of(step)["step"]) == (mechanism, "Stopping")
+    else:
+        assert told(step)[1] == "ServerNotRunning"
+
+
+def test_a_server_that_somebody_started_anew_is_as_good() -> None:
+    new = pod(uid="pod-2", container="c9")
+    status = status_of(plan_restart(world(bouncing(), new)))
+    assert (status["phase"], status["reason"]) == ("Succeeded", "Restarted")
+    assert status["message"] == "The server was started anew meanwhile and answers."
+    assert (status["newPodUID"], status["newContainerID"]) == ("pod-2", "c9")
+    coming = pod(uid="pod-2", container="c9", ready=False)
+    assert plan_restart(world(bouncing(), coming, now=after(1))) == Wait("the server answers", after(3))
+    assert told(plan_restart(world(bouncing(), coming, now=after(300))))[:2] == ("Failed", "TimedOut")
+    assert isinstance(plan_restart(world(bouncing(), coming, now=after(299))), Wait)
+
+
+# -- crashes -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("last", "message", "words"),
+    [
+        ({"exitCode": 3, "message": " bad config \n"}, "with exit code 3.", "bad config"),
+        ({"exitCode": 0}, "with exit code 0.", None),
+        ({"message": "x" * 5000}, "before it answered.", "x" * 4000),
+    ],
+)
+def test_the_last_words_of_a_crash(last: Json, message: str, words: str | None) -> None:
+    status = status_of(plan_restart(world(bouncing(), pod(container="c2", restarts=1, state="waiting", last=last))))
+    assert (status["phase"], status["reason"], status["newContainerID"]) == ("Failed", "LabCrashed", "c2")
+    assert status["message"].startswith("The server was restarted and ended before it answered")
+    assert status["message"].endswith(message)
+    assert status.get("lastWords") == words
+
+
+def test_a_crash_that_came_and_went_unseen_shows_in_the_count() -> None:
+    req = bouncing()
+    assert told(plan_restart(world(req, pod(container="c3", restarts=2))))[1] == "LabCrashed"
+    assert told(plan_restart(world(req, pod(container="c2", restarts=1))))[0] == "Succeeded"
+
+
+# -- the kubelet that does not do it -----------------------------------------------------------------------------------
+
+
+def test_the_last_moment_leaves_the_server_as_it_was() -> None:
+    req = bouncing()
+    stuck = pod(present=req.status["resources"], conditions=[{"type": "PodResizeInProgress", "status": "True"}])
+    assert isinstance(plan_restart(world(req, stuck, now=after(329))), Wait)
+    said = told(plan_restart(world(req, stuck, now=after(330))))
+    assert said == ("Failed", "TimedOut", "The server was not restarted in time; it is as it was before.")
+
+
+@pytest.mark.parametrize(
+    ("reported", "back"),
+    [
+        (
+            {"resources": {"requests": {"cpu": "50m"}}, "allocatedResources": {"cpu": "7m"}},
+            {"requests": {"cpu": "50m"}},
+        ),
+        ({"allocatedResources": {"cpu": "50m"}}, {"requests": {"cpu": "50m"}}),
+        ({}, {"requests": {"cpu": "50m", "memory": "256Mi"}}),
+    ],
+)
+def test_a_resize_is_taken_back_to_what_the_node_gave(reported: Json, back: Json) -> None:
+    req = bouncing()
+    pending = [{"type": "PodResizePending", "status": "True", "reason": "Deferred"}]
+    stuck = pod(present=req.status["resources"], conditions=pending)
+    stuck.manifest["status"]["containerStatuses"][0].update(reported)  # type: ignore[index]
+    status = status_of(plan_restart(world(req, stuck)))
+    assert (status["step"], status["resources"]) == ("Reverting", back)
+    assert (status["reason"], status["message"]) == (
+        "InProgress",
+        "The node did not restart the server in place; undoing that.",
+    )
+    req = written(req, plan_restart(world(req, stuck)))
+    step = plan_restart(world(req, stuck))
+    assert isinstance(step, ResizePod)
+    assert step.resources == back
+
+
+def test_a_kubelet_that_does_nothing_is_given_the_grace_period_and_a_little_more() -> None:
+    req = bouncing()
+    applied = pod(present=req.status["resources"])
+    assert plan_restart(world(req, applied, now=after(44))) == Wait("the kubelet restarts the container", after(46))
+    assert status_of(plan_restart(world(req, applied, now=after(45))))["step"] == "Reverting"
+    short = pod(present=req.status["resources"])
+    short.manifest["spec"]["terminationGracePeriodSeconds"] = 5  # type: ignore[index]
+    assert isinstance(plan_restart(world(req, short, now=after(19))), Wait)
+    assert status_of(plan_restart(world(req, short, now=after(20))))["step"] == "Reverting"
+
+
+def test_what_was_taken_back_is_waited_for_and_then_left() -> None:
+    req = with_status(bouncing(), step="Reverting", resources={"requests": {"cpu": "50m", "memory": "256Mi"}})
+    pending = [{"type": "PodResizePending", "status": "True", "reason": "Infeasible"}]
+    assert plan_restart(world(req, pod(conditions=pending))) == Wait("the resize is undone", after(2))
+    only = with_status(req)
+    only = Request({**only.manifest, "spec": {**only.spec, "strategy": "InPlace"}})
+    said = told(plan_restart(world(only, pod())))
+    assert said == ("Failed", "InPlaceNotPossible", "The node refused to resize the server.")
+
+
+@pytest.mark.parametrize(("answer", "why"), [(Refusal(403, "exceeded quota: x"), "exceeded quota: x"), (None, None)])
+def test_a_change_that_nobody_takes_is_told_of(answer: Refusal | None, why: str | None) -> None:
+    """Refused, or taken and not written down: an admission webhook may put the old size back."""
+    req = bouncing(strategy="InPlace")
+    answers: dict[str, Refusal | None] = {}
+    for _ in range(2):
+        step = plan_restart(world(req, pod(), answers=answers))
+        if isinstance(step, WriteStatus):
+            req = written(req, step)
+            step = plan_restart(world(req, pod(), answers=answers))
+        assert isinstance(step, ResizePod)
+        answers[step.key] = answer
+    said = told(plan_restart(world(req, pod(), answers=answers)))
+    why = why or "the cluster did not take the change"
+    assert said == ("Failed", "InPlaceNotPossible", f"This server cannot be restarted in place: {why}.")
+
+
+def test_a_container_that_ended_by_itself_is_not_resized() -> None:
+    assert status_of(plan_restart(world(bouncing(), pod(state="terminated"))))["mechanism"] == "Recreate"
+    said = told(plan_restart(world(bouncing(strategy="InPlace"), pod(state="terminated"))))
+    assert said[2] == "This server cannot be restarted in place: it is not running."
+
+
+# -- through the hub ---------------------------------------------------------------------------------------------------
+
+
+def test_a_hub_that_does_not_stop_the_server_is_told_of() -> None:
+    answers: dict[str, Refusal | None] = {"stop": Refusal(503, "The hub is busy.")}
+    asked = world(recreating(), pod(), answers=answers, now=after(59))
+    assert plan_restart(asked) == Wait("the pod goes", after(61))
+    said = told(plan_restart(world(recreating(), pod(), answers=answers, now=after(60))))
+    sentence = "The hub did not stop the server: The hub is busy. It is still running."
+    assert said == ("Failed", "StartFailed", sentence)
+    assert plan_restart(world(recreating(), pod())) == StopServer("ann", "")
+
+
+def test_a_pod_that_does_not_go_is_told_of() -> None:
+    going = pod(deleting=True)
+    assert isinstance(plan_restart(world(recreating(), going, now=after(119))), Wait)
+    said = told(plan_restart(world(recreating(), going, now=after(120))))
+    assert said == ("Failed", "TimedOut", "The server did not stop in time. Its pod is still there.")
+
+
+def test_the_way_through_the_hub_is_told() -> None:
+    status = status_of(plan_restart(world(recreating(), claim(), now=after(5))))
+    assert (status["step"], status["stepTime"]) == ("Starting", "2026-11-21T12:00:05Z")
+    assert status["message"] == "The server has stopped and is being started."
+    status = status_of(plan_restart(world(recreating("Starting"), claim(), answers={"start": None})))
+    assert (status["step"], status["message"]) == ("Awaiting", "The server is starting.")
+    refused: dict[str, Refusal | None] = {"start": Refusal(429, "Slow down.")}
+    waiting = world(recreating("Starting"), claim(), answers=refused, now=after(119))
+    assert plan_restart(waiting) == Wait("the hub takes the start", after(121))
+    said = told(plan_restart(world(recreating("Starting"), claim(), answers=refused, now=after(120))))
+    assert said == ("Failed", "StartFailed", "The server was stopped, and the hub did not start it: Slow down.")
+    awaiting = world(recreating("Awaiting"), claim(), now=after(59))
+    assert plan_restart(awaiting) == Wait("the pod comes", after(61))
+    assert told(plan_restart(world(recreating("Awaiting"), claim(), now=after(60))))[1] == "StartFailed"
+
+
+def test_a_new_server_that_crashes_again_and_again_is_told_of() -> None:
+    last = {"exitCode": 1, "message": "No module named lab"}
+    crashing = pod(uid="pod-2", container="c9", restarts=2, state="waiting", ready=False, last=last)
+    status = status_of(plan_restart(world(recreating("Awaiting"), crashing)))
+    assert (status["phase"], status["reason"]) == ("Failed", "LabCrashed")
+    assert status["lastWords"] == "No module named lab"
+    once = pod(uid="pod-2", container="c9", restarts=1, state="waiting", ready=False, last=last)
+    assert isinstance(plan_restart(world(recreating("Awaiting"), once)), Wait)
+    end = status_of(plan_restart(world(recreating("Awaiting"), pod(uid="pod-2", container="c9", restarts=1))))
+    assert (end["phase"], end["newPodUID"], end["newContainerID"]) == ("Succeeded", "pod-2", "c9")
+
+
+def test_an_unknown_phase_of_a_newer_operator_is_left_alone() -> None:
+    step = plan_restart(world(with_status(restart(), phase="Preparing"), pod()))
+    assert told(step) == ("Failed", "NotSupported", "This operator does not know the phase Preparing.")
+    assert Reason.NOT_SUPPORTED == "NotSupported"
+    assert Phase.FAILED == "Failed"
