@@ -1,0 +1,499 @@
+"""Every way a reset goes on and ends, word for word: the status is what administrators and users read."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from steward_api import names
+from steward_operator.core.model import Claim, Job, Pod, Refusal, Request
+from steward_operator.core.plan_reset import plan_reset
+from steward_operator.core.steps import (
+    AddFinalizer,
+    AnnotateClaim,
+    CreateClaim,
+    DeleteClaim,
+    DeleteJob,
+    Done,
+    RemoveFinalizer,
+    StartServer,
+    StopServer,
+    TryCreateClaim,
+    Wait,
+    WriteStatus,
+)
+
+from tests.support.builders import NOW, claim, pod, reset, stamp, with_status, world, written
+
+Json = dict[str, Any]
+AT = "2026-11-21T12:00:00Z"
+FINAL = (names.FINALIZER,)
+BOUND = {"phase": "Bound", "capacity": {"storage": "2Gi"}}
+OK: dict[str, Refusal | None] = {"try/workspace-ann": None, "try/home-ann": None, "try/cache-ann": None}
+
+
+def after(seconds: float) -> Any:
+    return NOW + timedelta(seconds=seconds)
+
+
+def status_of(step: object) -> Json:
+    assert isinstance(step, WriteStatus), step
+    return {key: value for key, value in step.status.items() if key != "conditions"}
+
+
+def told(step: object) -> tuple[str, str, str]:
+    status = status_of(step)
+    return status["phase"], status["reason"], status["message"]
+
+
+def is_stalled(step: object) -> bool:
+    assert isinstance(step, WriteStatus), step
+    return {c["type"]: c["status"] for c in step.status["conditions"]}["Stalled"] == "True"
+
+
+def begun(*kinds: str, **spec: Any) -> Request:
+    req = reset(*kinds, **spec)
+    return written(req, plan_reset(world(req, *(claim(kind) for kind in req.spec["volumes"]))))
+
+
+def at(phase: str, *kinds: str, outcome: str = "Deleting", **more: Any) -> Request:
+    req = begun(*kinds, **more.pop("spec", {}))
+    rows = [{**row, "outcome": outcome} for row in req.status["volumes"]]
+    return with_status(req, more.pop("finalizers", FINAL), phase=phase, **{"volumes": rows, **more})
+
+
+# -- Pending -----------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_written_down_before_anything_is_done() -> None:
+    bound = claim(
+        status=BOUND, spec={"volumeName": "pv-1"}, annotations={"pv.kubernetes.io/bound-by-controller": "yes"}
+    )
+    waited = with_status(reset("workspace", "cache"), waitingUntil=AT)
+    status = status_of(plan_reset(world(waited, bound, claim("cache"))))
+    rows = status.pop("volumes")
+    assert status == {
+        "phase": "Preparing", "reason": "InProgress", "message": "The request is being carried out.",
+        "lockedClaims": ["cache-ann", "workspace-ann"], "startTime": AT, "observedGeneration": 1,
+    }  # fmt: skip
+    templates = [row.pop("template") for row in rows]
+    assert rows == [
+        {"volume": "workspace", "claim": "workspace-ann", "uid": "workspace-1", "outcome": "Pending",
+         "persistentVolume": "pv-1"},
+        {"volume": "cache", "claim": "cache-ann", "uid": "cache-1", "outcome": "Pending"},
+    ]  # fmt: skip
+    assert [template["metadata"]["name"] for template in templates] == ["workspace-ann", "cache-ann"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "objects", "expected"),
+    [
+        ({"volumes": ["models"]}, (claim(),), ("UnknownVolume", "There is no volume 'models' here. There are: cache, home, shared, workspace.")),
+        ({"volumes": ["shared"]}, (claim("shared"),), ("NotAllowed", "Shared cannot be reset on this hub.")),
+        ({"volumes": ["cache"]}, (claim(),), ("VolumeMissing", "The user ann has no volume 'cache' for this server; its next start creates it, empty.")),
+        ({}, (claim(spec={"storageClassName": ""}),), ("StaticallyProvisioned", "The volume 'workspace' cannot be reset: it has no storage class that could make a new volume.")),
+        ({"expected": [{"volume": "workspace", "uid": "other"}]}, (claim(),), ("Stale", "The volume 'workspace' is not the one that was looked at any more.")),
+        ({"serverPolicy": "Pause"}, (claim(),), ("NotSupported", "This operator cannot do serverPolicy Pause yet.")),
+        ({"backup": "Tape"}, (claim(),), ("NotSupported", "This operator cannot do backup Tape yet.")),
+        ({"contents": {"from": "Template", "name": "x"}}, (claim(),), ("NotSupported", "This operator cannot do contents from Template yet.")),
+        ({"requestedBy": None}, (claim(),), ("NotAllowed", "The request does not say who asked. Add spec.requestedBy with kind KubernetesUser and your user name.")),
+        ({"user": "bob"}, (claim(),), ("UnknownUser", "There is no user 'bob' with a server or a volume here.")),
+        ({"user": "Ann"}, (claim(),), ("UnknownUser", "There is no user 'Ann' here. Did you mean 'ann'?")),
+        ({"volumes": ["home"], "backup": "None", "requestedBy": {"kind": "HubUser", "name": "ann"}}, (claim("home"),), ("NotAllowed", "Only an administrator may reset 'home' without a backup.")),
+    ],
+)  # fmt: skip
+def test_a_refusal_word_for_word(spec: Json, objects: tuple[Any, ...], expected: tuple[str, str]) -> None:
+    kinds = spec.pop("volumes", ["workspace"])
+    phase, reason, said = told(plan_reset(world(reset(*kinds, **spec), *objects)))
+    assert phase == "Failed"
+    assert (reason, said) == expected
+    spec["volumes"] = kinds
+
+
+def test_cancelled_scheduled_and_late() -> None:
+    assert told(plan_reset(world(reset(cancel=True), claim())))[:2] == ("Cancelled", "CancelledByRequest")
+    planned = reset(notBefore="2026-11-21T13:00:00Z")
+    step = plan_reset(world(planned, claim()))
+    status = status_of(step)
+    assert told(step) == ("Pending", "Scheduled", "The request waits until 2026-11-21T13:00:00Z.")
+    assert status["waitingUntil"] == "2026-11-21T13:00:00Z"
+    waiting = written(planned, step)
+    assert plan_reset(world(waiting, claim())) == Wait("scheduled", after(3600))
+    assert status_of(plan_reset(world(waiting, claim(), now=after(3600))))["phase"] == "Preparing"
+    assert told(plan_reset(world(waiting, claim(), now=after(4200))))[1] == "Expired"
+    assert status_of(plan_reset(world(reset(), claim(), now=after(599))))["phase"] == "Preparing"
+    assert told(plan_reset(world(reset(), claim(), now=after(600))))[1] == "Expired"
+    short = reset(startingDeadlineSeconds=10)
+    assert told(plan_reset(world(short, claim(), now=after(10))))[1] == "Expired"
+
+
+def test_a_request_that_is_deleted_before_it_begins_does_nothing() -> None:
+    req = reset()
+    gone = Request({**req.manifest, "metadata": {**req.meta, "deletionTimestamp": AT}})
+    assert plan_reset(world(gone, claim())) == Done()
+
+
+def test_waiting_for_a_lock_and_for_a_claim_that_goes() -> None:
+    other = with_status(reset(name="other"), phase="Deleting", lockedClaims=["workspace-ann"])
+    step = plan_reset(world(reset(), claim(), others=(other,)))
+    assert told(step) == ("Pending", "WaitingForOtherRequest", "Waiting for the request other.")
+    waiting = written(reset(), step)
+    assert plan_reset(world(waiting, claim(), others=(other,))) == Wait("another request", after(5))
+    near = plan_reset(world(waiting, claim(), others=(other,), now=after(598)))
+    assert near == Wait("another request", after(600)), "never past the moment when it is too late"
+    for free in (
+        with_status(reset(name="other"), phase="Succeeded", lockedClaims=["workspace-ann"]),
+        with_status(reset(name="other"), phase="Deleting", lockedClaims=["cache-ann"]),
+        with_status(reset(name="other"), phase="Pending"),
+    ):
+        assert status_of(plan_reset(world(reset(), claim(), others=(free,))))["phase"] == "Preparing"
+    step = plan_reset(world(reset(), claim(deleting=True)))
+    sentence = (
+        "The claim workspace-ann is being deleted and is not gone yet; the storage system or a pod still holds it."
+    )
+    assert told(step) == ("Pending", "WaitingForClaim", sentence)
+    assert plan_reset(world(written(reset(), step), claim(deleting=True))) == Wait("the claim goes", after(5))
+
+
+def test_joining_another_reset_needs_all_its_volumes_new_and_meant() -> None:
+    def new(kind: str = "workspace", seconds: float = 1, **notes: str) -> Claim:
+        return claim(kind, uid=f"{kind}-2", created=after(seconds), annotations={names.RESET_BY: "another", **notes})
+
+    said = told(plan_reset(world(reset(), new(), now=after(5))))
+    assert said == ("Succeeded", "Reset", "Another request has just reset these volumes.")
+    same_second = told(plan_reset(world(reset(), new(seconds=0), now=after(5))))
+    assert same_second[1] == "Reset"
+    for req, objects in (
+        (reset(), (new(seconds=-1),)),
+        (reset("workspace", "cache"), (new(), claim("cache"))),
+        (reset(expected=[{"volume": "workspace", "uid": "workspace-2"}]), (new(),)),
+        (reset(), (new(**{names.RESTORED_FROM: "b"}),)),
+        (reset(name="another"), (claim(created=after(1), annotations={names.RESET_BY: "uid-another"}),)),
+        (reset(), (claim(created=after(1)),)),
+    ):
+        assert status_of(plan_reset(world(req, *objects, now=after(5))))["phase"] == "Preparing"
+
+
+# -- Preparing ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_creation_of_every_volume_is_tried_and_the_refused_ones_are_left() -> None:
+    req = begun("workspace", "cache")
+    both = (claim(), claim("cache"))
+    first = plan_reset(world(req, *both))
+    assert first == TryCreateClaim(req.status["volumes"][0]["template"])
+    answers: dict[str, Refusal | None] = {"try/workspace-ann": Refusal(422, "no such class")}
+    assert plan_reset(world(req, *both, answers=answers)) == TryCreateClaim(req.status["volumes"][1]["template"])
+    answers["try/cache-ann"] = None
+    assert plan_reset(world(req, *both, answers=answers)) == AddFinalizer()
+    step = plan_reset(world(with_status(req, FINAL), *both, answers=answers))
+    rows = status_of(step)["volumes"]
+    assert [row["outcome"] for row in rows] == ["Failed", "Deleting"]
+    sentence = "Nothing was deleted, because it could not be made again: no such class"
+    assert (rows[0]["reason"], rows[0]["message"]) == ("CannotRecreate", sentence)
+    answers["try/cache-ann"] = Refusal(422, "no such class")
+    step = plan_reset(world(req, *both, answers=answers))
+    assert told(step) == ("Failed", "CannotRecreate", sentence)
+    assert [row["outcome"] for row in status_of(step)["volumes"]] == ["Failed", "Failed"]
+    assert status_of(step)["lockedClaims"] == []
+
+
+@pytest.mark.parametrize(
+    ("objects", "expected"),
+    [
+        ((claim(), pod()), ("ServerRunning", "The server is running. Stop it first, then reset the volume.")),
+        ((claim(uid="other"),), ("Stale", "The volume 'workspace' changed while the request began.")),
+        ((claim(deleting=True),), ("Stale", "The volume 'workspace' changed while the request began.")),
+        ((), ("Stale", "The volume 'workspace' changed while the request began.")),
+        ((claim(), pod(user="bob", claims=("workspace-ann",))), ("ClaimInUse", "The pod jupyter-bob has this volume open; it is not one of this user's servers.")),
+    ],
+)  # fmt: skip
+def test_what_changed_between_the_look_and_the_lock(objects: tuple[Any, ...], expected: tuple[str, str]) -> None:
+    phase, *said = told(plan_reset(world(begun(), *objects)))
+    assert phase == "Failed"
+    assert tuple(said) == expected
+
+
+def test_calling_off_and_being_late_while_preparing() -> None:
+    req = begun()
+    cancelled = Request({**req.manifest, "spec": {**req.spec, "cancel": True}})
+    assert told(plan_reset(world(cancelled, claim())))[:2] == ("Cancelled", "CancelledByRequest")
+    assert told(plan_reset(world(req, claim(), now=after(600))))[:2] == ("Failed", "Expired")
+    assert isinstance(plan_reset(world(req, claim(), now=after(599))), TryCreateClaim)
+    deleted = Request({**req.manifest, "metadata": {**req.meta, "deletionTimestamp": AT, "finalizers": list(FINAL)}})
+    assert plan_reset(world(deleted, claim())) == RemoveFinalizer()
+
+
+def stopping(policy: str = "StopAndStart", step: str = "Stopping") -> Request:
+    return with_status(begun(serverPolicy=policy), FINAL, step=step, stepTime=AT, podUID="pod-1")
+
+
+RUNNING = pod(claims=("workspace-ann",))
+
+
+def test_a_server_that_is_stopped_for_a_reset() -> None:
+    req = begun(serverPolicy="Stop")
+    assert plan_reset(world(req, claim(), RUNNING, answers=OK)) == AddFinalizer()
+    status = status_of(plan_reset(world(with_status(req, FINAL), claim(), RUNNING, answers=OK, now=after(3))))
+    assert (status["step"], status["podUID"], status["stepTime"]) == ("Stopping", "pod-1", "2026-11-21T12:00:03Z")
+    assert status["message"] == "The server is being stopped."
+    assert plan_reset(world(stopping(), claim(), RUNNING)) == StopServer("ann", "")
+    going = pod(claims=("workspace-ann",), deleting=True)
+    assert plan_reset(world(stopping(), claim(), going)) == Wait("the pod goes", after(2))
+    assert plan_reset(world(stopping(), claim())) == TryCreateClaim(stopping().status["volumes"][0]["template"])
+    assert status_of(plan_reset(world(stopping(), claim(), answers=OK)))["phase"] == "Deleting"
+
+
+def test_a_server_that_does_not_stop_keeps_its_volume() -> None:
+    busy: dict[str, Refusal | None] = {"stop": Refusal(503, "The hub is busy.")}
+    step = plan_reset(world(stopping(), claim(), RUNNING, answers=busy, now=after(60)))
+    assert step == RemoveFinalizer()
+    let_go = with_status(stopping(), step="Stopping")
+    let_go = Request({**let_go.manifest, "metadata": {**let_go.meta, "finalizers": []}})
+    said = told(plan_reset(world(let_go, claim(), RUNNING, answers=busy, now=after(60))))
+    sentence = "The hub did not stop the server: The hub is busy. It is still running."
+    assert said == ("Failed", "StopFailed", sentence)
+    going = pod(claims=("workspace-ann",), deleting=True)
+    step = plan_reset(world(let_go, claim(), going, now=after(120)))
+    ending = status_of(step)["ending"]
+    sentence = "The server did not stop in time. Its pod is still there."
+    assert (ending["phase"], ending["reason"], ending["message"]) == ("Failed", "TimedOut", sentence)
+
+
+# -- Deleting and Recreating -------------------------------------------------------------------------------------------
+
+
+def test_a_claim_that_goes_slowly_is_told_of_after_a_minute() -> None:
+    req = at("Deleting")
+    going = claim(deleting=True)
+    assert plan_reset(world(req, going)) == Wait("the claim goes", after(5))
+    assert isinstance(plan_reset(world(req, going, now=after(60))), Wait)
+    step = plan_reset(world(req, going, now=after(61)))
+    assert told(step)[:2] == ("Deleting", "WaitingForClaim")
+    assert is_stalled(step)
+    again = with_status(written(req, step), FINAL)
+    assert plan_reset(world(again, going, now=after(62))) == Wait("the claim goes", after(67))
+    assert status_of(plan_reset(world(req)))["phase"] == "Recreating"
+
+
+def test_the_last_look_before_a_delete() -> None:
+    req = at("Deleting")
+    assert plan_reset(world(req, claim())) == DeleteClaim("workspace-ann", "workspace-1", "7")
+    bare = at("Deleting", finalizers=())
+    assert plan_reset(world(bare, claim())) == AddFinalizer()
+    kept = claim(annotations={names.KEPT_BY: "uid-r"})
+    step = plan_reset(world(req, kept))
+    assert step == RemoveFinalizer()
+    said = told(plan_reset(world(bare, kept)))
+    assert said == ("Failed", "Stale", "The request had already given this volume up; it was not erased.")
+    refused: dict[str, Refusal | None] = {"delete/workspace-ann": Refusal(403, "legal hold")}
+    assert plan_reset(world(req, claim(), answers=refused)) == AnnotateClaim(
+        "workspace-ann", "workspace-1", "7", names.KEPT_BY, "uid-r"
+    )
+    both: dict[str, Refusal | None] = {**refused, f"annotate/workspace-ann/{names.KEPT_BY}": Refusal(403, "no notes")}
+    said = told(plan_reset(world(bare, claim(), answers=both)))
+    assert said == ("Failed", "NotAllowed", "The cluster does not let it be deleted: legal hold")
+
+
+def test_a_creation_that_is_refused_is_told_of_and_tried_again() -> None:
+    req = at("Recreating")
+    assert plan_reset(world(req)) == CreateClaim(req.status["volumes"][0]["template"])
+    refused: dict[str, Refusal | None] = {"create/workspace-ann": Refusal(403, "exceeded quota")}
+    step = plan_reset(world(req, answers=refused))
+    assert told(step) == ("Recreating", "Retrying", "The volume 'workspace' could not be created yet: exceeded quota")
+    assert is_stalled(step)
+    again = with_status(written(req, step), FINAL)
+    assert plan_reset(world(again, answers=refused)) == Wait("creation refused", after(5))
+    gone: dict[str, Refusal | None] = {
+        "create/workspace-ann": Refusal(403, "x because it is being terminated"),
+    }
+    assert plan_reset(world(req, answers=gone)) == RemoveFinalizer()
+    assert plan_reset(world(at("Recreating", finalizers=()), answers=gone)) == Done()
+    assert plan_reset(world(req, claim())) == Wait("the claim goes", after(5))
+    assert plan_reset(world(req, claim(uid="workspace-2", deleting=True))) == Wait("the claim goes", after(5))
+
+
+def test_the_end_of_one_volume_and_of_several() -> None:
+    end = plan_reset(world(at("Recreating", finalizers=()), claim(uid="workspace-2")))
+    status = status_of(end)
+    assert told(end) == ("Succeeded", "Reset", "New and empty: Workspace.")
+    assert status["volumes"] == [
+        {
+            "volume": "workspace",
+            "claim": "workspace-ann",
+            "uid": "workspace-1",
+            "newUID": "workspace-2",
+            "outcome": "Reset",
+        }
+    ]
+    assert status["completionTime"] == AT
+    both = at("Recreating", "workspace", "cache", finalizers=())
+    two = (claim(uid="workspace-2"), claim("cache", uid="cache-2"))
+    assert told(plan_reset(world(both, *two)))[2] == "New and empty: Workspace, Cache."
+    rows = [both.status["volumes"][0], {**both.status["volumes"][1], "outcome": "Failed", "reason": "ClaimInUse",
+            "message": "It is in use."}]  # fmt: skip
+    mixed = with_status(both, volumes=rows)
+    said = told(plan_reset(world(mixed, claim(uid="workspace-2"), claim("cache"))))
+    assert said == ("Failed", "PartialFailure", "Workspace: reset. Cache: not reset. It is in use.")
+
+
+def test_a_claim_that_is_smaller_than_promised_is_told_of() -> None:
+    smaller = claim(uid="workspace-2", spec={"resources": {"requests": {"storage": "1Gi"}}})
+    row = status_of(plan_reset(world(at("Recreating", finalizers=()), smaller)))["volumes"][0]
+    assert row["message"] == "Something else created this volume first, with another size, class or mode."
+    assert row["outcome"] == "Reset"
+
+
+def test_an_old_volume_that_is_kept_is_named() -> None:
+    rows = [{**begun().status["volumes"][0], "persistentVolume": "pv-1", "outcome": "Deleting"}]
+    req = at("Recreating", finalizers=(), volumes=rows)
+    kept = plan_reset(world(req, claim(uid="workspace-2"), retained=frozenset({"pv-1"})))
+    assert status_of(kept)["volumes"][0]["retainedVolume"] == "pv-1"
+    gone = plan_reset(world(req, claim(uid="workspace-2"), retained=frozenset({"pv-2"})))
+    assert "retainedVolume" not in status_of(gone)["volumes"][0]
+
+
+# -- the server comes back ---------------------------------------------------------------------------------------------
+
+
+def ending(step: str = "Starting") -> Request:
+    end = {"phase": "Succeeded", "reason": "Reset", "message": "New and empty: Workspace."}
+    return with_status(stopping(), (), phase="Recreating", step=step, ending=end, lockedClaims=[])
+
+
+def test_the_end_waits_for_the_server_and_the_lock_goes_before() -> None:
+    req = at("Recreating", spec={"serverPolicy": "StopAndStart"}, podUID="pod-1", step="Stopping", stepTime=AT)
+    step = plan_reset(world(req, claim(uid="workspace-2"), now=after(9)))
+    status = status_of(step)
+    assert told(step) == ("Recreating", "InProgress", "The server is being started again.")
+    assert (status["step"], status["stepTime"], status["lockedClaims"]) == ("Starting", "2026-11-21T12:00:09Z", [])
+    assert status["ending"] == {"phase": "Succeeded", "reason": "Reset", "message": "New and empty: Workspace."}
+    assert plan_reset(world(with_status(written(req, step)), claim(uid="workspace-2"))) == StartServer("ann", "")
+
+
+@pytest.mark.parametrize(
+    ("objects", "seconds", "answers", "said", "started"),
+    [
+        ((pod(uid="pod-2", container="c9"),), 1, {}, "The server is running again.", True),
+        ((), 120, {"start": Refusal(429, "Slow down.")},
+         "The server did not start again: The server was stopped, and the hub did not start it: Slow down.", False),
+        ((pod(uid="pod-2", container="c9", ready=False),), 300, {},
+         "The server did not start again: it did not answer in time.", False),
+        ((pod(uid="pod-2", container="c9", restarts=2, state="waiting", ready=False, last={"exitCode": 7}),), 9, {},
+         "The server did not start again: The server was restarted and ended before it answered, with exit code 7.",
+         False),
+    ],
+)  # fmt: skip
+def test_how_the_end_speaks_of_the_server(
+    objects: tuple[Pod, ...], seconds: float, answers: dict[str, Refusal | None], said: str, started: bool
+) -> None:
+    step = plan_reset(world(ending(), claim(), *objects, answers=answers, now=after(seconds)))
+    assert told(step) == ("Succeeded", "Reset", f"New and empty: Workspace. {said}")
+    status = status_of(step)
+    assert not {"ending", "step", "stepTime"} & set(status)
+    assert isinstance(step, WriteStatus)
+    conditions = {c["type"]: c["status"] for c in step.status["conditions"]}
+    assert conditions["ServerStarted"] == str(started)
+    assert (conditions["Complete"], conditions["Failed"], conditions["Finished"]) == ("True", "False", "True")
+
+
+def test_a_start_that_the_hub_took_and_that_comes_to_nothing() -> None:
+    step = plan_reset(world(ending("Awaiting"), claim(), now=after(60)))
+    assert told(step)[2].endswith("The server did not start again: start it from the home page.")
+
+
+# -- undo --------------------------------------------------------------------------------------------------------------
+
+
+def undoing(**more: Any) -> tuple[Request, Claim]:
+    held = Claim({
+        "metadata": {"name": "b", "uid": "b", "resourceVersion": "3", "creationTimestamp": stamp(),
+                     "labels": {names.COMPONENT: names.BACKUP_COMPONENT, names.VOLUME: "workspace"},
+                     "annotations": {names.USERNAME: "ann", names.PINNED_BY: "uid-r",
+                                     names.BACKUP: json.dumps({"files": 1, "bytes": 2**31, "checksum": "c"})}},
+        "spec": {}, "status": BOUND,
+    })  # fmt: skip
+    req = reset(contents={"from": "Backup", "name": "b"}, backup="None")
+    req = written(req, plan_reset(world(req, claim(), held)))
+    rows = [{**req.status["volumes"][0], "outcome": "Deleting", **more}]
+    return with_status(req, FINAL, phase="Recreating", volumes=rows), held
+
+
+def test_what_is_told_while_a_backup_is_put_back() -> None:
+    req, held = undoing()
+    new = claim(uid="workspace-2")
+    name = "restore-workspace-uid-r"
+    running = Job({"metadata": {"name": name, "uid": "j"}, "status": {}})
+    step = plan_reset(world(req, new, held, jobs=(running,)))
+    assert told(step) == ("Recreating", "InProgress", "The backup of Workspace is being put back.")
+    again = with_status(written(req, step), FINAL)
+    assert plan_reset(world(again, new, held, jobs=(running,))) == Wait("the copy runs", after(2))
+    refused: dict[str, Refusal | None] = {f"job/{name}": Refusal(403, "exceeded quota")}
+    step = plan_reset(world(req, new, held, answers=refused))
+    assert told(step) == ("Recreating", "Retrying", "The backup cannot be put back yet: exceeded quota")
+    assert is_stalled(step)
+    again = with_status(written(req, step), FINAL)
+    assert plan_reset(world(again, new, held, answers=refused)) == Wait("copy refused", after(5))
+
+
+def test_a_backup_that_is_gone_is_told_of_once_and_the_request_ends() -> None:
+    req, held = undoing()
+    new = claim(uid="workspace-2")
+    step = plan_reset(world(req, new))
+    row = status_of(step)["volumes"][0]
+    assert told(step)[:2] == ("Recreating", "InProgress")
+    assert (row["outcome"], row["reason"], row["message"]) == ("Failed", "RestoreFailed", "The backup b is gone.")
+    failed = with_status(written(req, step), FINAL)
+    assert plan_reset(world(failed, new)) == RemoveFinalizer()
+    end = plan_reset(world(with_status(written(req, step)), new))
+    assert told(end) == ("Failed", "RestoreFailed", "The backup b is gone.")
+    unsealed = Claim({**held.manifest, "metadata": {**held.meta, "annotations": {names.USERNAME: "ann"}}})
+    assert status_of(plan_reset(world(req, new, unsealed)))["volumes"][0]["reason"] == "RestoreFailed"
+
+
+def test_a_copy_that_fails_says_that_the_backup_is_still_there() -> None:
+    req, held = undoing()
+    failed = Job({"metadata": {"name": "restore-workspace-uid-r", "uid": "j"},
+                  "status": {"conditions": [{"type": "Failed", "status": "True", "reason": "DeadlineExceeded"}]}})  # fmt: skip
+    row = status_of(plan_reset(world(req, claim(uid="workspace-2"), held, jobs=(failed,))))["volumes"][0]
+    assert row["message"] == "The copy failed: DeadlineExceeded The backup b is still there."
+
+
+def test_the_end_of_an_undo_and_what_goes_before_it() -> None:
+    req, held = undoing(restored=True, newUID="workspace-2")
+    new = claim(uid="workspace-2")
+    job = Job({"metadata": {"name": "restore-workspace-uid-r", "uid": "j"}, "status": {}})
+    assert plan_reset(world(req, new, held, jobs=(job,))) == DeleteJob("restore-workspace-uid-r", "j")
+    assert plan_reset(world(req, new, held)) == AnnotateClaim("b", "b", "3", names.PINNED_BY, None)
+    refused: dict[str, Refusal | None] = {f"annotate/b/{names.PINNED_BY}": Refusal(403, "no")}
+    assert plan_reset(world(req, new, held, answers=refused)) == RemoveFinalizer()
+    end = plan_reset(world(with_status(req), new))
+    assert told(end) == ("Succeeded", "Restored", "The content of the backup is back: Workspace.")
+
+
+def test_a_backup_as_large_as_the_volume_fits_and_a_larger_one_does_not() -> None:
+    _, held = undoing()
+
+    def sized(count: int) -> Claim:
+        notes = {**held.annotations, names.BACKUP: json.dumps({"bytes": count})}
+        return Claim({**held.manifest, "metadata": {**held.meta, "annotations": notes}})
+
+    req = reset(contents={"from": "Backup", "name": "b"}, backup="None")
+    assert status_of(plan_reset(world(req, claim(), sized(2**31))))["phase"] == "Preparing"
+    said = told(plan_reset(world(req, claim(), sized(2**31 + 1))))
+    assert said == ("Failed", "BackupMissing", "The backup 'b' does not fit into the volume any more.")
+    for seen, sentence in (
+        ((), "There is no backup 'b'."),
+        ((Claim({**held.manifest, "metadata": {**held.meta, "annotations": {names.USERNAME: "ann"}}}),),
+         "The backup 'b' is not complete."),
+        ((Claim({**held.manifest, "metadata": {**held.meta, "labels": {**held.labels, names.VOLUME: "home"}}}),),
+         "The backup 'b' is not of this volume of this user."),
+    ):  # fmt: skip
+        assert told(plan_reset(world(req, claim(), *seen)))[2] == sentence
+
+
+def test_a_phase_of_a_newer_operator_is_left_alone() -> None:
+    step = plan_reset(world(with_status(reset(), phase="Restarting"), claim()))
+    assert told(step) == ("Failed", "NotSupported", "This operator does not know the phase Restarting.")
