@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -164,3 +165,22 @@ def test_stop_and_start_around_a_reset(user: Session, kube: Kube) -> None:
     assert (ended["status"]["phase"], conditions.get("ServerStarted")) == ("Succeeded", "True"), ended["status"]
     wait_for("the hub knows", lambda: user.state() == "running", 60)
     assert not exists(kube, user, "/home/jovyan/workspace/lost")
+
+
+def test_a_user_who_is_removed_while_his_reset_runs_holds_nothing_up(
+    used: Session, login: Callable[[str], Session], kube: Kube
+) -> None:
+    """The hub deletes the claims whose entry says so; what the request works on it finishes or lets go."""
+    before = kube.uids(used.user)
+    name = kube.create(manifest(names.VOLUME_RESET, used.user, volumes=["home", "cache"], backup="Copy"))
+    admin = login("admin")
+    removed = admin.api("DELETE", f"users/{used.user}")
+    assert removed.status == 204, removed.text
+    ended = kube.finished("vreset", name, 180)
+    assert ended["status"].get("lockedClaims", []) == []
+    assert "finalizers" not in ended["metadata"]
+    after = kube.claims(used.user)
+    assert after["workspace"]["metadata"]["uid"] == before["workspace"]
+    assert "home" in after, "kept, or made anew"
+    rows = {row["volume"]: row["outcome"] for row in ended["status"]["volumes"]}
+    assert (after["home"]["metadata"]["uid"] != before["home"]) == (rows["home"] == "Reset")
