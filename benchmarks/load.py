@@ -222,7 +222,7 @@ def run(many: int) -> list[Row]:
         ns = Namespace(plane)
         kubelet = FakeKubelet(plane, NAMESPACE, tick=0.3, swap=1.0)
         kubelet.start()
-        hub = FakeHub(lambda user: None, lambda user: None)
+        hub = FakeHub(lambda user, uid: True, lambda user: None)
         hub.start()
         audit = Audit(plane)
         direct = plane.kubeconfig("direct", ns.token("operator"), plane.url)

@@ -146,6 +146,17 @@ class OperatorWatch:
         return ""
 
 
+async def pod_uid(namespace: str, name: str) -> str:
+    """UID of a pod, live; empty when there is none of that name."""
+    try:
+        pod = await _bounded(shared_client("CoreV1Api").read_namespaced_pod(name, namespace))
+    except ClusterRefused as refused:
+        if refused.status == 404:
+            return ""
+        raise
+    return str(pod.metadata.uid)
+
+
 async def snapshots_of(namespace: str, user: str) -> list[dict[str, Any]]:
     """VolumeSnapshots that back the user's volumes up, as plain dicts; none where the cluster does not know them."""
     api = shared_client("CustomObjectsApi")

@@ -15,6 +15,7 @@ from typing import Any
 
 import tornado.web as web
 from jupyterhub.apihandlers.base import APIHandler
+from jupyterhub.apihandlers.users import UserServerAPIHandler
 from jupyterhub.scopes import needs_scope
 from steward_api import names
 from steward_api.phases import RequesterKind, Strategy
@@ -22,7 +23,7 @@ from steward_api.requests import HUB_TTL_SECONDS, is_finished, requester, server
 from steward_api.volumes import Volume
 
 from . import scopes
-from .cluster import ClusterAway, ClusterRefused, OperatorWatch, Requests, claims_of, snapshots_of
+from .cluster import ClusterAway, ClusterRefused, OperatorWatch, Requests, claims_of, pod_uid, snapshots_of
 from .states import Button, Card, Facts, derive
 from .views import active_request, backups_of, claim_of, container_answers, is_same_action, summary
 
@@ -311,6 +312,36 @@ class ResetHandler(StewardHandler):
             raise web.HTTPError(404, f"There is no backup '{name}' of this volume.")
 
 
+class StopHandler(UserServerAPIHandler):
+    """``POST …/server/stop``: ``{"podUID": UID}``. The hub's own stop, of that very pod and no other.
+
+    For the operator, whose request may arrive late: the hub's DELETE would end whatever runs by then, or break a start
+    off.
+    """
+
+    def initialize(self, steward: Steward) -> None:
+        self.steward = steward
+
+    @needs_scope("delete:servers")
+    async def post(self, user_name: str, server_name: str = "") -> None:
+        user = self.find_user(user_name)
+        if user is None or (server_name and server_name not in user.orm_spawners):
+            raise web.HTTPError(404, "No such server.")
+        wanted = (self.get_json_body() or {}).get("podUID")
+        if not isinstance(wanted, str) or not wanted:
+            raise web.HTTPError(400, "podUID must be the UID of the pod that is to be stopped.")
+        try:
+            present = await pod_uid(self.steward.namespace, user.spawners[server_name].pod_name)
+        except (ClusterAway, ClusterRefused) as problem:
+            raise web.HTTPError(503, "The cluster does not answer at the moment. Try again shortly.") from problem
+        if present and present != wanted:
+            raise web.HTTPError(409, "Another pod of this server runs by now; it was not stopped.")
+        if not present:
+            self.set_status(204)
+            return
+        await self.delete(user_name, server_name)
+
+
 class CancelHandler(StewardHandler):
     """``POST …/requests/NAME/cancel``: calls a request off that has not changed anything yet."""
 
@@ -338,15 +369,16 @@ class CancelHandler(StewardHandler):
             raise web.HTTPError(503, "The cluster does not answer at the moment. Try again shortly.") from away
 
 
-def handlers(steward: Steward) -> list[tuple[str, type[StewardHandler], dict[str, Any]]]:
+def handlers(steward: Steward) -> list[tuple[str, type[APIHandler], dict[str, Any]]]:
     users = r"/api/steward/v1/users/([^/]+)"
     shared = {"steward": steward}
-    found: list[tuple[str, type[StewardHandler], dict[str, Any]]] = []
+    found: list[tuple[str, type[APIHandler], dict[str, Any]]] = []
     for server in (r"/server", r"/servers/([^/]*)"):
         found += [
             (rf"{users}{server}", StateHandler, shared),
             (rf"{users}{server}/restart", RestartHandler, shared),
             (rf"{users}{server}/reset", ResetHandler, shared),
+            (rf"{users}{server}/stop", StopHandler, shared),
         ]
     found.append((rf"{users}/requests/([a-z0-9.-]+)/cancel", CancelHandler, shared))
     return found

@@ -24,7 +24,7 @@ KINDS = [names.VOLUME_RESET, names.SERVER_RESTART]
         (names.VOLUME_RESET, {"volumes": ["Work Space"]}, "spec.volumes"),
         (names.VOLUME_RESET, {"volumes": ["workspace", "workspace"]}, "Duplicate"),
         (names.VOLUME_RESET, {"volumes": [f"v{n}" for n in range(17)]}, "spec.volumes"),
-        (names.VOLUME_RESET, {"backup": "Snapshot"}, "spec.backup"),
+        (names.VOLUME_RESET, {"backup": "Tape"}, "spec.backup"),
         (names.VOLUME_RESET, {"serverPolicy": "Wait"}, "spec.serverPolicy"),
         (names.VOLUME_RESET, {"contents": {"from": "Template"}}, "spec.contents.from"),
         (names.SERVER_RESTART, {"strategy": "Harder"}, "spec.strategy"),

@@ -41,7 +41,7 @@ def test_a_namespace_that_is_deleted_in_the_middle_goes(plane: ControlPlane, tmp
     proxy = Proxy(plane)
     proxy.start()
     proxy.hold = hold
-    hub = FakeHub(lambda user: None, lambda user: None)
+    hub = FakeHub(lambda user, uid: True, lambda user: None)
     hub.start()
     kubeconfig = plane.kubeconfig("operator", ns.token("operator"), f"http://127.0.0.1:{proxy.port}")
     operator = Operator(kubeconfig, CONFIG, hub.port, NAMESPACE, tmp_path)

@@ -116,7 +116,7 @@ def test_uninstall_keeps_what_users_made_and_any_authenticator_works(
     other = Target(**{**target.__dict__, "values": (*target.values, file)})
     try:
         local.install(other, built)
-        session = Session(target.url, "keeper", "anything")
+        session = Session.when_up(target.url, "keeper", "anything")
         session.start_and_wait()
         assert kube.uids("keeper") == claims
         answer = session.restart()
@@ -133,4 +133,4 @@ def test_uninstall_keeps_what_users_made_and_any_authenticator_works(
     finally:
         local.install(target, built)
     assert _password(kube) == password
-    Session(target.url, "keeper", password)
+    Session.when_up(target.url, "keeper", password)

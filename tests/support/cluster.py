@@ -115,6 +115,18 @@ class Session:
         self._xsrf = self._token(self.raw("GET", "/hub/home", headers={"Sec-Fetch-Mode": "navigate"}).text)
 
     @staticmethod
+    def when_up(url: str, user: str, password: str, seconds: float = 60) -> Session:
+        """After an installation: the way to a new pod is open a moment after the pod is ready."""
+
+        def logged_in() -> Session | None:
+            try:
+                return Session(url, user, password)
+            except (AssertionError, OSError):
+                return None
+
+        return wait_for(f"{user} can log in", logged_in, seconds, every=1)
+
+    @staticmethod
     def _token(page: str) -> str:
         found = re.search(r'xsrf_token: "([^"]*)"', page) or re.search(r'name="_xsrf" value="([^"]*)"', page)
         assert found, "the page carries no XSRF token"

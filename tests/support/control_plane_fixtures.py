@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -160,11 +161,15 @@ class Namespace:
         self.api.raw("POST", self.core("pods") + ("?dryRun=All" if dry_run else ""), body)
 
     def start_server(self, user: str) -> Json:
+        """A server that has run for a second: of one that was made in the second of a request nobody can mean the old."""
         self.make_pod(user)
 
         def runs() -> Json | None:
             found = self.pod(user)
-            return found if found and found["status"]["phase"] == "Running" else None
+            if not found or found["status"]["phase"] != "Running":
+                return None
+            made = datetime.fromisoformat(found["metadata"]["creationTimestamp"])
+            return found if (datetime.now(UTC) - made).total_seconds() >= 1 else None
 
         return wait_for("the paper server runs", runs, 20, every=0.05)
 
@@ -219,8 +224,11 @@ def kubelet(api: ControlPlane, ns: Namespace) -> Iterator[FakeKubelet]:
 
 @pytest.fixture(scope="session")
 def hub(ns: Namespace, kubelet: FakeKubelet) -> Iterator[FakeHub]:
-    def stop(user: str) -> None:
-        ns.api.raw("DELETE", ns.core("pods", f"jupyter-{user}"))
+    def stop(user: str, uid: str) -> bool:
+        found = ns.pod(user)
+        if found is not None and found["metadata"]["uid"] == uid:
+            ns.api.raw("DELETE", ns.core("pods", f"jupyter-{user}"), {"preconditions": {"uid": uid}})
+        return found is None or found["metadata"]["uid"] == uid
 
     hub = FakeHub(stop, lambda user: ns.make_pod(user))
     hub.start()

@@ -244,7 +244,8 @@ class Proxy(Served):
 class FakeHub(Served):
     """The two calls of the hub's REST API that a Recreate makes, on pods of the test's own."""
 
-    def __init__(self, stop: Callable[[str], None], start: Callable[[str], None]) -> None:
+    def __init__(self, stop: Callable[[str, str], bool], start: Callable[[str], None]) -> None:
+        """``stop`` is given the user and the pod's UID, and answers whether that pod was still the one."""
         super().__init__()
         self._stop_server, self._start_server = stop, start
         self.calls: list[tuple[str, str]] = []
@@ -255,7 +256,7 @@ class FakeHub(Served):
     def app(self) -> web.Application:
         app = web.Application()
         app.router.add_get("/hub/api/user", self._identify)
-        app.router.add_route("DELETE", "/hub/api/users/{user}/server", self._handle)
+        app.router.add_post("/hub/api/steward/v1/users/{user}/server/stop", self._stop)
         app.router.add_route("POST", "/hub/api/users/{user}/server", self._handle)
         return app
 
@@ -264,12 +265,18 @@ class FakeHub(Served):
             return web.json_response({"status": 403, "message": "Forbidden"}, status=403)
         return web.json_response({"name": "hubsteward-operator"})
 
+    async def _stop(self, request: web.Request) -> web.Response:
+        user = request.match_info["user"]
+        self.calls.append(("DELETE", user))
+        if await asyncio.to_thread(self._stop_server, user, (await request.json())["podUID"]):
+            return web.json_response({}, status=202)
+        return web.json_response({"status": 409, "message": "Another pod runs by now."}, status=409)
+
     async def _handle(self, request: web.Request) -> web.Response:
         user = request.match_info["user"]
         self.calls.append((request.method, user))
-        act = self._stop_server if request.method == "DELETE" else self._start_server
-        if request.method == "DELETE" or user not in self.dead_starts:
-            await asyncio.to_thread(act, user)
+        if user not in self.dead_starts:
+            await asyncio.to_thread(self._start_server, user)
         return web.json_response({}, status=202)
 
 

@@ -200,9 +200,9 @@ class PaperCluster:
                     raise Conflict
                 del self.jobs[name]
                 self.pods = {n: p for n, p in self.pods.items() if Pod(p).job != name}
-            case StopServer():
+            case StopServer(_, _, pod_uid):
                 for manifest in self.pods.values():
-                    if Pod(manifest).is_server:
+                    if Pod(manifest).is_server and Pod(manifest).uid == pod_uid:
                         manifest["metadata"]["deletionTimestamp"] = stamp(self.now)
             case StartServer():
                 if not self.start_server():

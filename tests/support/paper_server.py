@@ -67,9 +67,9 @@ class Restarter:
         self.server.arrive(step, self.request, self.answers)
 
     def send_late(self) -> None:
-        """The write leaves, and its sender never learns what became of it. The hub is asked without delay."""
+        """The write leaves, and its sender never learns what became of it. A start is refused where a server runs."""
         step = self.plan()
-        if isinstance(step, ResizePod | WriteStatus) and self.request is not None:
+        if isinstance(step, ResizePod | WriteStatus | StopServer) and self.request is not None:
             self.server.on_their_way.append((step, self.request))
 
     def crash(self) -> None:
@@ -144,10 +144,11 @@ class PaperServer:
                 self._write_status(status, seen)
             case ResizePod(_, uid, version, resources):
                 return self._resize(uid, version, resources, seen)
-            case StopServer():
-                self._is_new_of(seen)
+            case StopServer(_, _, pod_uid):
                 if self.hub_refuses:
                     return Refusal(503, "the hub is busy")
+                if self.pod is not None and self._view().uid != pod_uid:
+                    return Refusal(409, "another pod runs by now")
                 self._stop_for(seen)
             case StartServer():
                 self._is_new_of(seen)

@@ -239,7 +239,7 @@ def test_a_server_that_is_stopped_for_a_reset() -> None:
     status = status_of(plan_reset(world(with_status(req, FINAL), claim(), RUNNING, answers=OK, now=after(3))))
     assert (status["step"], status["podUID"], status["stepTime"]) == ("Stopping", "pod-1", "2026-11-21T12:00:03Z")
     assert status["message"] == "The server is being stopped."
-    assert plan_reset(world(stopping(), claim(), RUNNING)) == StopServer("ann", "")
+    assert plan_reset(world(stopping(), claim(), RUNNING)) == StopServer("ann", "", "pod-1")
     going = pod(claims=("workspace-ann",), deleting=True)
     assert plan_reset(world(stopping(), claim(), going)) == Wait("the pod goes", after(2))
     assert plan_reset(world(stopping(), claim())) == TryCreateClaim(stopping().status["volumes"][0]["template"])

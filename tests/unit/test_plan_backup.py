@@ -319,7 +319,7 @@ def test_the_server_is_stopped_only_when_the_claim_could_be_made_again() -> None
 
 def test_nothing_is_deleted_while_the_server_stops() -> None:
     req = stopping()
-    assert plan_reset(world(req, claim(), pod(claims=("workspace-ann",)))) == StopServer("ann", "")
+    assert plan_reset(world(req, claim(), pod(claims=("workspace-ann",)))) == StopServer("ann", "", "pod-1")
     assert isinstance(plan_reset(world(req, claim(), pod(claims=("workspace-ann",), deleting=True))), Wait)
     assert isinstance(plan_reset(world(req, claim())), TryCreateClaim)
 

@@ -208,7 +208,7 @@ def recreating(step: str = "Stopping") -> Request:
 
 
 def test_recreate_stops_waits_and_starts_through_the_hub() -> None:
-    assert plan_restart(world(recreating(), pod())) == StopServer("ann", "")
+    assert plan_restart(world(recreating(), pod())) == StopServer("ann", "", "pod-1")
     assert isinstance(plan_restart(world(recreating(), pod(deleting=True))), Wait)
     assert status_of(plan_restart(world(recreating(), claim())))["step"] == "Starting"
     assert plan_restart(world(recreating("Starting"), claim())) == StartServer("ann", "")

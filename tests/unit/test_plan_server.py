@@ -292,7 +292,7 @@ def test_a_hub_that_does_not_stop_the_server_is_told_of() -> None:
     said = told(plan_restart(world(recreating(), pod(), answers=answers, now=after(60))))
     sentence = "The hub did not stop the server: The hub is busy. It is still running."
     assert said == ("Failed", "StartFailed", sentence)
-    assert plan_restart(world(recreating(), pod())) == StopServer("ann", "")
+    assert plan_restart(world(recreating(), pod())) == StopServer("ann", "", "pod-1")
 
 
 def test_a_pod_that_does_not_go_is_told_of() -> None:

@@ -105,7 +105,7 @@ def stop(world: World, pod_uid: str) -> StopServer | Wait | Stopped | NotStopped
         return Stopped()
     waited = (world.now - step_began(world)).total_seconds()
     if not old.is_deleting:
-        step = StopServer(world.request.user, world.request.server)
+        step = StopServer(world.request.user, world.request.server, pod_uid)
         if step.key not in world.answers:
             return step
         if (refused := world.answers[step.key]) and waited >= world.settings.start_failure_timeout:

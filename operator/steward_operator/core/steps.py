@@ -141,8 +141,11 @@ class ResizePod:
 
 @dataclass(frozen=True)
 class StopServer:
+    """Stop the server, if its pod is still this one."""
+
     user: str
     server: str
+    pod_uid: str
 
     @property
     def key(self) -> str:

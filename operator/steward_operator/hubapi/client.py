@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Protocol
 from urllib.parse import quote
@@ -22,7 +23,9 @@ class HubError(Exception):
 
 
 class HubApi(Protocol):
-    async def stop_server(self, user: str, server: str) -> None: ...
+    async def stop_server(self, user: str, server: str, pod_uid: str) -> None:
+        """Only the pod of that UID; `HubError` 409 when another has taken its place."""
+        ...
 
     async def start_server(self, user: str, server: str) -> None: ...
 
@@ -40,14 +43,13 @@ class HttpHubApi:
         self._url = url.rstrip("/")
         self._session = aiohttp.ClientSession(timeout=TIMEOUT, headers={"Authorization": f"token {token}"})
 
-    def _server(self, user: str, server: str) -> str:
-        base = f"{self._url}/users/{quote(user, safe='')}"
+    def _server(self, user: str, server: str, prefix: str = "") -> str:
+        base = f"{self._url}/{prefix}users/{quote(user, safe='')}"
         return f"{base}/servers/{quote(server, safe='')}" if server else f"{base}/server"
 
-    async def _call(self, method: str, url: str) -> str:
+    async def _call(self, method: str, url: str, body: Mapping[str, str] | None = None) -> str:
         try:
-            # Without a body the hub starts the server with the options the user chose last.
-            async with self._session.request(method, url) as response:
+            async with self._session.request(method, url, json=body) as response:
                 text = await response.text()
                 if response.status >= 400:
                     raise HubError(response.status, _message(text))
@@ -55,15 +57,16 @@ class HttpHubApi:
         except (aiohttp.ClientError, TimeoutError) as problem:
             raise HubError(0, f"the hub could not be reached: {problem!r}") from problem
 
-    async def stop_server(self, user: str, server: str) -> None:
+    async def stop_server(self, user: str, server: str, pod_uid: str) -> None:
         """The hub begins to stop the server; one that is not running is as good."""
         try:
-            await self._call("DELETE", self._server(user, server))
+            await self._call("POST", f"{self._server(user, server, 'steward/v1/')}/stop", {"podUID": pod_uid})
         except HubError as error:
             if error.status != 404:
                 raise
 
     async def start_server(self, user: str, server: str) -> None:
+        # Without a body the hub starts the server with the options the user chose last.
         await self._call("POST", self._server(user, server))
 
     async def who_am_i(self) -> str:
