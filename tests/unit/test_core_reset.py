@@ -497,3 +497,84 @@ def test_a_backup_as_large_as_the_volume_fits_and_a_larger_one_does_not() -> Non
 def test_a_phase_of_a_newer_operator_is_left_alone() -> None:
     step = plan_reset(world(with_status(reset(), phase="Restarting"), claim()))
     assert told(step) == ("Failed", "NotSupported", "This operator does not know the phase Restarting.")
+
+
+def test_an_undo_keeps_what_is_there_now_whatever_the_volumes_entry_says() -> None:
+    _, held = undoing()
+    used = claim(status=BOUND)
+    undo = reset(contents={"from": "Backup", "name": "b"})
+    row = status_of(plan_reset(world(undo, used, held)))["volumes"][0]
+    assert row["backup"] == {"provider": "Copy", "name": "backup-workspace-uid-r", "state": "Pending"}
+    without = reset(contents={"from": "Backup", "name": "b"}, backup="None")
+    assert "backup" not in status_of(plan_reset(world(without, used, held)))["volumes"][0]
+    assert "backup" not in status_of(plan_reset(world(reset(), used)))["volumes"][0]
+
+
+def test_a_backup_that_cannot_be_pinned_is_not_put_back() -> None:
+    _, held = undoing()
+    held = Claim({**held.manifest, "metadata": {**held.meta, "annotations": {
+        names.USERNAME: "ann", names.BACKUP: json.dumps({"bytes": 1})}}})  # fmt: skip
+    req = reset(contents={"from": "Backup", "name": "b"}, backup="None")
+    req = written(req, plan_reset(world(req, claim(), held)))
+    refused: dict[str, Refusal | None] = {**OK, f"annotate/b/{names.PINNED_BY}": Refusal(403, "no notes")}
+    said = told(plan_reset(world(req, claim(), held, answers=refused)))
+    assert said == ("Failed", "NotAllowed", "The backup could not be pinned: no notes")
+
+
+def test_a_volume_that_was_used_after_all_gets_its_backup() -> None:
+    req = begun("home", serverPolicy="Stop")
+    assert req.status["volumes"][0]["backup"] == {"provider": "Copy", "state": "NothingToBackUp"}
+    step = plan_reset(world(req, claim("home", status=BOUND), answers=OK))
+    assert told(step) == ("BackingUp", "InProgress", "A backup of Home is being made.")
+    backup = status_of(step)["volumes"][0]["backup"]
+    assert backup == {"provider": "Copy", "name": "backup-home-uid-r", "state": "Pending"}
+
+
+def test_a_backup_that_failed_is_on_record_and_ends_the_request_with_its_reason() -> None:
+    row = {**begun("home").status["volumes"][0],
+           "backup": {"provider": "Copy", "name": "b", "state": "Pending"}}  # fmt: skip
+    req = with_status(begun("home"), phase="BackingUp", volumes=[row])
+    gone = plan_reset(world(req, claim("home", uid="other")))
+    row = status_of(gone)["volumes"][0]
+    sentence = "The volume 'home' changed while its backup was made."
+    assert (row["outcome"], row["reason"], row["message"]) == ("Failed", "Stale", sentence)
+    assert row["backup"]["state"] == "Failed"
+    end = plan_reset(world(with_status(written(req, gone)), claim("home", uid="other")))
+    assert told(end) == ("Failed", "Stale", f"Nothing was erased. {sentence}")
+    assert status_of(end)["volumes"][0]["outcome"] == "Failed"
+
+
+@pytest.mark.parametrize("policy", ["Stop", "StopAndStart"])
+def test_a_server_that_was_stopped_in_vain_comes_back(policy: str) -> None:
+    """Nothing was erased, so everything is as before, the server included."""
+    row = {**begun().status["volumes"][0], "outcome": "Failed", "reason": "NotAllowed", "message": "It is held."}
+    req = with_status(stopping(policy), (), phase="Deleting", volumes=[row])
+    refused: dict[str, Refusal | None] = {
+        "delete/workspace-ann": Refusal(403, "legal hold"), f"annotate/workspace-ann/{names.KEPT_BY}": Refusal(403, "no"),
+    }  # fmt: skip
+    due = with_status(req, volumes=[{**row, "outcome": "Deleting"}])
+    status = status_of(plan_reset(world(due, claim(), answers=refused)))
+    assert (status["step"], status["ending"]["reason"]) == ("Starting", "NotAllowed")
+    made = with_status(stopping("Stop"), (), phase="Recreating", volumes=[{**row, "outcome": "Failed", "newUID": "x"}])
+    assert told(plan_reset(world(made, claim(uid="x"))))[0] == "Failed", "something was erased: it stays stopped"
+
+
+def test_a_request_that_a_tool_applied_needs_to_say_what_it_saw() -> None:
+    def applied(**spec: Any) -> Request:
+        req = reset(**spec)
+        notes = {"argocd.argoproj.io/tracking-id": "x"}
+        return Request({**req.manifest, "metadata": {**req.meta, "annotations": notes}})
+
+    assert told(plan_reset(world(applied(), claim())))[1] == "UnsafeReplay"
+    seen = applied(expected=[{"volume": "workspace", "uid": "workspace-1"}])
+    assert status_of(plan_reset(world(seen, claim())))["phase"] == "Preparing"
+
+
+def test_a_backup_that_is_gone_at_the_last_moment_keeps_the_volume() -> None:
+    row = {**begun("home").status["volumes"][0], "outcome": "Deleting",
+           "backup": {"provider": "Copy", "name": "b", "state": "Ready"}}  # fmt: skip
+    req = with_status(begun("home"), phase="Deleting", volumes=[row])
+    kept = claim("home", annotations={names.KEPT_BY: "uid-r"})
+    assert told(plan_reset(world(req, kept))) == (
+        "Failed", "BackupFailed", "The backup is gone, so the volume was not erased.",
+    )  # fmt: skip

@@ -335,3 +335,28 @@ def test_an_unknown_phase_of_a_newer_operator_is_left_alone() -> None:
     assert told(step) == ("Failed", "NotSupported", "This operator does not know the phase Preparing.")
     assert Reason.NOT_SUPPORTED == "NotSupported"
     assert Phase.FAILED == "Failed"
+
+
+def test_a_long_grace_period_puts_the_last_moment_off() -> None:
+    req = bouncing()
+    stuck = pod(present=req.status["resources"], conditions=[{"type": "PodResizeInProgress", "status": "True"}])
+    stuck.manifest["spec"]["terminationGracePeriodSeconds"] = 100  # type: ignore[index]
+    assert isinstance(plan_restart(world(req, stuck, now=after(399))), Wait)
+    assert told(plan_restart(world(req, stuck, now=after(400))))[1] == "TimedOut"
+
+
+def test_what_was_recorded_first_stays_on_record() -> None:
+    active = with_status(restart(name="first"), phase="Restarting")
+    req = restart(name="second")
+    req = written(req, plan_restart(world(req, pod(), others=(active,))))
+    again = plan_restart(world(req, pod(container="c2", restarts=1, ready=False), others=(active,)))
+    assert isinstance(again, WriteStatus | Wait)
+    if isinstance(again, WriteStatus):
+        assert again.status["containerID"] == "c1"
+    assert told(plan_restart(world(req, pod(container="c2", restarts=1))))[1] == "JoinedOtherRestart"
+
+
+def test_a_deleted_request_that_has_begun_goes_on_to_its_end() -> None:
+    req = bouncing()
+    deleted = Request({**req.manifest, "metadata": {**req.meta, "deletionTimestamp": AT}})
+    assert isinstance(plan_restart(world(deleted, pod())), ResizePod)
