@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 
@@ -27,8 +28,10 @@ class Deletions:
         self.known = known
         self.made: list[tuple[str, str, str]] = []
 
-    async def list_requests(self, kind: str) -> list[Any]:
-        return [request.manifest for request in self.known if request.kind == kind]
+    async def pages_of_requests(self, kind: str) -> AsyncIterator[list[Any]]:
+        for request in self.known:
+            if request.kind == kind:
+                yield [request.manifest]
 
     async def delete_request(self, kind: str, name: str, uid: str, resource_version: str) -> None:
         self.made.append((name, uid, resource_version))

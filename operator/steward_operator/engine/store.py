@@ -71,8 +71,8 @@ class Servers:
         count = container.restart_count
         if pod.uid not in self._counts:
             self._seen_since[pod.uid] = now
-        else:
-            self._increases[pod.uid].extend([now] * max(0, count - self._counts[pod.uid]))
+        elif count > self._counts[pod.uid]:
+            self._increases[pod.uid].extend([now] * (count - self._counts[pod.uid]))
         self._counts[pod.uid] = max(count, self._counts.get(pod.uid, 0))
 
     def drop(self, uid: str) -> None:
@@ -93,7 +93,7 @@ class Servers:
     def recent_restarts(self, pod: Pod, now: datetime) -> int:
         """Restarts within the window: those seen here, or all of them where this process has not watched so long."""
         self.put(pod, now)
-        increases = self._increases[pod.uid]
+        increases = self._increases.get(pod.uid) or deque()
         while increases and now - increases[0] > self._window:
             increases.popleft()
         seen = len(increases)

@@ -14,7 +14,7 @@ from steward_api.names import PLURALS
 from steward_operator.core.model import Claim, Holder, Pod, Request, Snapshot
 from steward_operator.core.retention import old_backups, old_requests
 from steward_operator.core.settings import Settings
-from steward_operator.kube.api import KubeApi, KubeError
+from steward_operator.kube.api import Json, KubeApi, KubeError
 from steward_operator.obs import metrics
 from steward_operator.obs.log import log
 
@@ -23,6 +23,7 @@ from .look import SERVERS_ONLY
 from .store import Key, Requests, Servers
 from .watches import GRACE, Watches
 
+BACKUPS_ONLY = f"{names.COMPONENT}={names.BACKUP_COMPONENT}"
 #: Resyncs from one sweep of old requests and backups to the next.
 SWEEP_EVERY = 10
 
@@ -41,7 +42,11 @@ async def resync(
     before = {(request.kind, request.name) for request in requests.all()}
     known_pods = servers.uids()
     listed = {kind: await kube.list_requests(kind, unfinished=True) for kind in PLURALS}
-    pods = await kube.list_pods(SERVERS_ONLY)
+    pods: list[Json] = []
+    async for page in kube.pages_of_pods(SERVERS_ONLY):
+        for pod in map(Pod, page):
+            servers.put(pod, utc_now())
+            pods.append({"metadata": {"uid": pod.uid, "resourceVersion": pod.resource_version}})
     if watches is not None:
         await asyncio.sleep(GRACE)
         for resource, manifests in [*((PLURALS[kind], found) for kind, found in listed.items()), ("pods", pods)]:
@@ -57,15 +62,29 @@ async def resync(
         requests.drop(kind, name)
     for uid in known_pods - {pod["metadata"]["uid"] for pod in pods}:
         servers.drop(uid)
-    for pod in map(Pod, pods):
-        servers.put(pod, utc_now())
     for request in requests.all():
         add((request.kind, request.name))
 
 
+def in_short(manifest: Json) -> Json:
+    """A request without what retention does not ask for, which is most of it."""
+    spec, status = manifest["spec"], manifest.get("status") or {}
+    return {
+        "kind": manifest["kind"],
+        "metadata": {key: value for key, value in manifest["metadata"].items() if key != "managedFields"},
+        "spec": {key: spec[key] for key in ("ttlSecondsAfterFinished",) if key in spec},
+        "status": {key: status[key] for key in ("phase", "completionTime") if key in status},
+    }
+
+
 async def delete_old_requests(kube: KubeApi, settings: Settings, now: datetime) -> None:
     """Lists everything, which is why it is done seldom: what has ended is not kept in memory."""
-    requests = [Request(manifest) for kind in PLURALS for manifest in await kube.list_requests(kind)]
+    requests = [
+        Request(in_short(manifest))
+        for kind in PLURALS
+        async for page in kube.pages_of_requests(kind)
+        for manifest in page
+    ]
     for request in old_requests(requests, settings.most_finished_requests, now):
         try:
             await kube.delete_request(request.kind, request.name, request.uid, request.resource_version)
@@ -76,7 +95,7 @@ async def delete_old_requests(kube: KubeApi, settings: Settings, now: datetime) 
 
 async def delete_old_backups(kube: KubeApi, settings: Settings, now: datetime) -> None:
     """Backups are listed before it is asked who wants them, and deleted as they were listed: a pin makes that fail."""
-    holders: list[Holder] = [Claim(manifest) for manifest in await kube.list_claims()]
+    holders: list[Holder] = [Claim(manifest) async for page in kube.pages_of_claims(BACKUPS_ONLY) for manifest in page]
     if settings.snapshots.enabled:
         holders += [Snapshot(manifest) for manifest in await kube.list_snapshots()]
     active = [Request(manifest) for manifest in await kube.list_requests(names.VOLUME_RESET, unfinished=True)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any, Protocol
 
 Json = dict[str, Any]
@@ -70,6 +70,14 @@ class KubeApi(Protocol):
         ...
 
     async def list_claims(self) -> list[Json]: ...
+
+    def pages_of_requests(self, kind: str) -> AsyncIterator[list[Json]]:
+        """Like the list, some hundred at a time: ten thousand of anything take more memory than all else."""
+        ...
+
+    def pages_of_pods(self, label_selector: str) -> AsyncIterator[list[Json]]: ...
+
+    def pages_of_claims(self, label_selector: str) -> AsyncIterator[list[Json]]: ...
 
     async def create_claim(self, claim: Mapping[str, Any], *, dry_run: bool = False) -> Json: ...
 

@@ -9,7 +9,7 @@ import json
 import os
 import ssl
 import tempfile
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -123,7 +123,9 @@ class HttpKubeApi:
         return f"/apis/coordination.k8s.io/v1/namespaces/{self._namespace}/leases"
 
     async def _list(self, path: str, label_selector: str = "", field_selector: str = "") -> list[Json]:
-        items: list[Json] = []
+        return [item async for page in self._pages(path, label_selector, field_selector) for item in page]
+
+    async def _pages(self, path: str, label_selector: str = "", field_selector: str = "") -> AsyncIterator[list[Json]]:
         query = {"limit": str(PAGE)}
         if label_selector:
             query["labelSelector"] = label_selector
@@ -131,10 +133,10 @@ class HttpKubeApi:
             query["fieldSelector"] = field_selector
         while True:
             page = await self._call("GET", path, query=query)
-            items += page["items"]
+            yield page["items"]
             following = page["metadata"].get("continue")
             if not following:
-                return items
+                return
             query["continue"] = following
 
     async def get_request(self, kind: str, name: str) -> Json:
@@ -143,6 +145,16 @@ class HttpKubeApi:
     async def list_requests(self, kind: str, *, unfinished: bool = False) -> list[Json]:
         selector = UNFINISHED if unfinished else ""
         return [{"kind": kind, **item} for item in await self._list(self._requests(kind), field_selector=selector)]
+
+    async def pages_of_requests(self, kind: str) -> AsyncIterator[list[Json]]:
+        async for page in self._pages(self._requests(kind)):
+            yield [{"kind": kind, **item} for item in page]
+
+    def pages_of_pods(self, label_selector: str) -> AsyncIterator[list[Json]]:
+        return self._pages(self._core("pods"), label_selector)
+
+    def pages_of_claims(self, label_selector: str) -> AsyncIterator[list[Json]]:
+        return self._pages(self._core("persistentvolumeclaims"), label_selector)
 
     async def served_schemas(self) -> Json:
         document = await self._call("GET", f"/openapi/v3/apis/{GROUP}/{VERSION}")
