@@ -147,7 +147,7 @@ class Driver:
             metrics.request_to_action.labels(request.kind).observe((world.now - request.created).total_seconds())
 
     async def _do(self, world: World, step: Step, answers: dict[str, Refusal | None]) -> Json | None:
-        """The request, or the resized pod, as it is after the step; None after any other, and when it was not done."""
+        """The request, pod or claim that was written, as it is now; None after any other step, or if not done."""
         request = world.request
         try:
             match step:
@@ -160,6 +160,10 @@ class Driver:
                     return await self._set_finalizers(request, kept)
                 case TryCreateClaim():
                     answers[step.key] = await self._try_create(step)
+                case CreateClaim():
+                    created = await self._kube.create_claim(step.template)
+                    answers[step.key] = None
+                    return created
                 case ResizePod():
                     resized = await self._kube.resize_pod(
                         step.name, step.uid, step.resource_version, names.NOTEBOOK_CONTAINER, step.resources
@@ -167,7 +171,7 @@ class Driver:
                     answers[step.key] = None
                     return resized
                 case (
-                    CreateClaim() | DeleteClaim() | AnnotateClaim() | CreateJob()
+                    DeleteClaim() | AnnotateClaim() | CreateJob()
                     | CreateSnapshot() | AnnotateSnapshot() | DeleteSnapshot()
                 ):  # fmt: skip
                     await self._change(step)
@@ -203,12 +207,10 @@ class Driver:
 
     async def _change(
         self,
-        step: CreateClaim | DeleteClaim | AnnotateClaim | CreateSnapshot | AnnotateSnapshot | DeleteSnapshot
+        step: DeleteClaim | AnnotateClaim | CreateSnapshot | AnnotateSnapshot | DeleteSnapshot
         | CreateJob,
     ) -> None:  # fmt: skip
         match step:
-            case CreateClaim():
-                await self._kube.create_claim(step.template)
             case DeleteClaim():
                 await self._kube.delete_claim(step.name, step.uid, step.resource_version)
             case AnnotateClaim():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -64,14 +64,11 @@ class Look:
                     self.pods = None
                 # Jobs are looked for as soon as the record speaks of a copy.
                 self.jobs = self.snapshots = None
-                now = Phase(step.status["phase"])
-                if now is not before.phase:
-                    self.claims = None
-                    # Listed after the lock a moment ago: no server of this user's can have come since.
-                    if (before.phase, now) != (Phase.PREPARING, Phase.DELETING):
-                        self.pods = None
+                self._enter(before.phase, Phase(step.status["phase"]))
             case TryCreateClaim():
                 pass
+            case CreateClaim() if written is not None and self.claims is not None:
+                self.claims = [*self.claims, written]
             case DeleteClaim() | CreateClaim() | AnnotateClaim():
                 self.claims = None
             case CreateSnapshot() | AnnotateSnapshot() | DeleteSnapshot():
@@ -80,6 +77,18 @@ class Look:
                 self.pods = self.jobs = None
             case _:
                 self.request = self.pods = self.claims = self.jobs = None
+
+    def _enter(self, before: Phase, now: Phase) -> None:
+        match before, now:
+            case Phase.PREPARING, Phase.DELETING:
+                # The pods were listed after the lock: no server of this user's can have come since. A delete names the
+                # claim's version as it was seen then.
+                pass
+            case Phase.DELETING, Phase.RECREATING:
+                # The claims were seen gone a moment ago; a creation is refused where one has come since.
+                self.pods = None
+            case _ if now is not before:
+                self.pods = self.claims = None
 
 
 class Reader:
@@ -118,9 +127,9 @@ class Reader:
         if look.pods is None and look.claims is None:
             look.pods, look.claims = await self._objects_of(request)
         elif look.claims is None:
-            look.claims = await self._kube.list_claims()
+            look.claims = await self._claims_of(request)
         elif look.pods is None:
-            look.pods = await self._kube.list_pods("")
+            look.pods = await self._kube.list_pods("") if _handles_pods(request) else []
         if request.phase is Phase.RECREATING and look.retained is None:
             look.retained = await self._retained(request)
         now = self._now()
@@ -161,25 +170,25 @@ class Reader:
                 # Strangers' pods are looked for when the lock is on.
                 return pods, claims
             return await self._kube.list_pods(SERVERS_ONLY), claims
-        if request.phase in (Phase.DELETING, Phase.RECREATING) and not _handles_pods(request):
-            claims = await self._kube.list_claims()
+        if not _handles_pods(request):
+            claims = await self._claims_of(request)
             due = {row["uid"] for row in request.status.get("volumes") or ()}
             if not any(claim["metadata"]["uid"] in due and not Claim(claim).is_deleting for claim in claims):
                 return [], claims
         return await asyncio.gather(self._kube.list_pods(""), self._kube.list_claims())
 
+    async def _claims_of(self, request: Request) -> list[Json]:
+        """Without copies nothing is asked of other claims than those on record once the deletes have begun."""
+        if _handles_pods(request):
+            return await self._kube.list_claims()
+        recorded = [row["claim"] for row in request.status.get("volumes") or ()]
+        found = await asyncio.gather(*(_or_none(self._kube.get_claim(name)) for name in recorded))
+        return [claim for claim in found if claim is not None]
+
     async def _pods_of(self, user: str) -> list[Json]:
         """The user's servers, by the names that the watch has shown."""
-        found = await asyncio.gather(*map(self._pod, self._servers.names_of(user)))
+        found = await asyncio.gather(*(_or_none(self._kube.get_pod(name)) for name in self._servers.names_of(user)))
         return [pod for pod in found if pod is not None]
-
-    async def _pod(self, name: str) -> Json | None:
-        try:
-            return await self._kube.get_pod(name)
-        except KubeError as error:
-            if error.is_gone:
-                return None
-            raise
 
     async def _jobs_of(self, request: Request) -> tuple[Job, ...]:
         volumes = request.status.get("volumes") or ()
@@ -226,7 +235,19 @@ class Reader:
                 self._prober.watch(pod)
 
 
+async def _or_none(read: Awaitable[Json]) -> Json | None:
+    try:
+        return await read
+    except KubeError as error:
+        if error.is_gone:
+            return None
+        raise
+
+
 def _handles_pods(request: Request) -> bool:
-    """Whether a reset has pods to look after once everything is deleted: of copies, or of a server that it stopped."""
+    """Whether a reset has pods to look after: before the deletes it has, and then those of copies, or of a server that
+    it stopped."""
+    if request.phase not in (Phase.DELETING, Phase.RECREATING):
+        return True
     volumes = request.status.get("volumes") or ()
     return bool(request.is_undo or request.status.get("podUID") or any("backup" in row for row in volumes))

@@ -194,6 +194,9 @@ class HttpKubeApi:
     async def list_claims(self) -> list[Json]:
         return await self._list(self._core("persistentvolumeclaims"))
 
+    async def get_claim(self, name: str) -> Json:
+        return await self._call("GET", f"{self._core('persistentvolumeclaims')}/{name}")
+
     async def create_claim(self, claim: Mapping[str, Any], *, dry_run: bool = False) -> Json:
         query = {"fieldManager": FIELD_MANAGER, "fieldValidation": "Strict"}
         if dry_run:
