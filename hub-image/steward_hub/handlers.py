@@ -319,6 +319,8 @@ class StopHandler(UserServerAPIHandler):
     off.
     """
 
+    SUPPORTED_METHODS = ("POST",)
+
     def initialize(self, steward: Steward) -> None:
         self.steward = steward
 
@@ -327,9 +329,10 @@ class StopHandler(UserServerAPIHandler):
         user = self.find_user(user_name)
         if user is None or (server_name and server_name not in user.orm_spawners):
             raise web.HTTPError(404, "No such server.")
-        wanted = (self.get_json_body() or {}).get("podUID")
+        body = self.get_json_body()
+        wanted = body.get("podUID") if isinstance(body, dict) and set(body) == {"podUID"} else None
         if not isinstance(wanted, str) or not wanted:
-            raise web.HTTPError(400, "podUID must be the UID of the pod that is to be stopped.")
+            raise web.HTTPError(400, "The body must be podUID, the UID of the pod that is to be stopped, and no more.")
         try:
             present = await pod_uid(self.steward.namespace, user.spawners[server_name].pod_name)
         except (ClusterAway, ClusterRefused) as problem:

@@ -100,7 +100,9 @@ def backups_of(
         notes, labels = meta.get("annotations") or {}, meta.get("labels") or {}
         if labels.get(names.VOLUME) != volume.kind or notes.get(names.SERVERNAME, "") != owner:
             continue
-        if "deletionTimestamp" in meta or not (snapshot.get("status") or {}).get("readyToUse"):
+        if "deletionTimestamp" in meta or names.BACKUP not in notes:
+            continue
+        if not (snapshot.get("status") or {}).get("readyToUse"):
             continue
         made = datetime.fromisoformat(meta["creationTimestamp"]).isoformat()
         found.append({"name": meta["name"], "createdAt": made})

@@ -300,7 +300,10 @@ def _run(source: Path, target: Path, expected: str, attempt: str) -> tuple[int, 
 def look(root: Path) -> tuple[int, dict[str, Any]]:
     """The volume is there and can be opened; what is in it is its storage's word."""
     try:
-        return 0, {"entries": len(os.listdir(root))}
+        entries = len(os.listdir(root))
+        # What a server wrote last may still be in this node's memory.
+        os.sync()
+        return 0, {"entries": entries}
     except OSError as error:
         return AGAIN, {"error": f"the volume cannot be opened: {error}"}
 

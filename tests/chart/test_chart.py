@@ -201,3 +201,27 @@ def test_labs_cannot_reach_the_operator_and_each_policy_names_who_may(helm: Any)
     assert all(to.get("podSelector", {}).get("matchLabels", {}).get("component") != "operator" for to in reached)
     (block,) = [to["ipBlock"] for to in reached if "ipBlock" in to]
     assert "169.254.169.254/32" in block["except"]
+
+
+def test_snapshots_are_off_and_their_rights_come_with_them(helm: Any) -> None:
+    def about(*flags: str) -> dict[str, list[str]]:
+        """Verbs on snapshots by Role."""
+        rules = {o["metadata"]["name"]: o["rules"] for o in objects(helm, *flags) if o["kind"] == "Role"}
+        found = {name: [v for r in given if "volumesnapshots" in r["resources"] for v in r["verbs"]]
+                 for name, given in rules.items()}  # fmt: skip
+        return {name: verbs for name, verbs in found.items() if verbs}
+
+    assert about() == {}
+    on = ("--set", "operator.backups.snapshots.enabled=true", "--set", "operator.backups.snapshots.className=fast")
+    assert about(*on) == {"operator": ["list", "create", "delete", "patch"], "hub": ["list"]}
+    rendered = objects(helm, *on)
+    (config,) = [o for o in rendered if o["kind"] == "ConfigMap" and o["metadata"]["name"] == "operator"]
+    settings = read_settings(json.loads(config["data"]["config.json"])["settings"])
+    assert (settings.snapshots.enabled, settings.snapshots.class_name) == (True, "fast")
+    policies = [o["metadata"]["name"] for o in rendered if o["kind"] == "ValidatingAdmissionPolicy"]
+    assert any(name.endswith("operator-snapshots") for name in policies)
+    by_volume = ("--set", "singleuser.storage.volumes.home.reset.backup=Snapshot")
+    refused = helm("template", "hub", str(CHART), "--namespace", "hub", *by_volume)
+    assert refused.returncode != 0
+    assert "set operator.backups.snapshots.enabled=true" in refused.stderr
+    assert render(helm, *on, *by_volume)

@@ -458,7 +458,7 @@ def test_a_copy_that_fails_says_that_the_backup_is_still_there() -> None:
     failed = Job({"metadata": {"name": "restore-workspace-uid-r", "uid": "j"},
                   "status": {"conditions": [{"type": "Failed", "status": "True", "reason": "DeadlineExceeded"}]}})  # fmt: skip
     row = status_of(plan_reset(world(req, claim(uid="workspace-2"), held, jobs=(failed,))))["volumes"][0]
-    assert row["message"] == "The copy failed: DeadlineExceeded The backup b is still there."
+    assert row["message"] == "The copy failed: DeadlineExceeded. The backup b is still there."
 
 
 def test_the_end_of_an_undo_and_what_goes_before_it() -> None:
@@ -578,3 +578,24 @@ def test_a_backup_that_is_gone_at_the_last_moment_keeps_the_volume() -> None:
     assert told(plan_reset(world(req, kept))) == (
         "Failed", "BackupFailed", "The backup is gone, so the volume was not erased.",
     )  # fmt: skip
+
+
+def test_a_new_claim_that_goes_after_its_restore_failed_is_made_again() -> None:
+    req, held = undoing(outcome="Failed", reason="RestoreFailed", message="It failed.", newUID="workspace-2")
+    assert isinstance(plan_reset(world(req, held)), CreateClaim)
+    step = plan_reset(world(req, claim(uid="workspace-3"), held))
+    assert step == AnnotateClaim("b", "b", "3", names.PINNED_BY, None)
+    let_go = with_status(req)
+    end = plan_reset(world(let_go, claim(uid="workspace-3")))
+    assert told(end) == ("Failed", "RestoreFailed", "It failed.")
+    assert status_of(end)["volumes"][0]["newUID"] == "workspace-3"
+
+
+def test_a_backup_that_fits_what_is_there_fits_what_will_be_made() -> None:
+    _, held = undoing()
+    grown = claim(status={"phase": "Bound", "capacity": {"storage": "3Gi"}})
+    notes = {**held.annotations, names.BACKUP: json.dumps({"bytes": 3 * 2**30})}
+    large = Claim({**held.manifest, "metadata": {**held.meta, "annotations": notes}})
+    req = reset(contents={"from": "Backup", "name": "b"}, backup="None")
+    assert status_of(plan_reset(world(req, grown, large)))["phase"] == "Preparing"
+    assert told(plan_reset(world(req, claim(), large)))[1] == "BackupMissing"

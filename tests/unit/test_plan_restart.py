@@ -75,8 +75,11 @@ def test_done_only_when_the_new_instance_answers() -> None:
 
 def test_the_kubelets_ready_is_not_believed_where_the_server_can_be_asked() -> None:
     req = begun(probe=True)
-    new = pod(container="c2", restarts=1, ready=True, probe=True)
+    new = pod(container="c2", restarts=1, ready=True, probe=True, started=NOW)
     assert isinstance(plan_restart(world(req, new)), Wait)
+    assert isinstance(plan_restart(world(req, new, now=NOW + timedelta(seconds=29))), Wait)
+    later = status_of(plan_restart(world(req, new, now=NOW + timedelta(seconds=30))))
+    assert later["phase"] == Phase.SUCCEEDED, "by then the kubelet speaks of the new instance"
     end = status_of(plan_restart(world(req, new, answering=frozenset({"c2"}))))
     assert end["phase"] == Phase.SUCCEEDED
 

@@ -360,3 +360,20 @@ def test_a_deleted_request_that_has_begun_goes_on_to_its_end() -> None:
     req = bouncing()
     deleted = Request({**req.manifest, "metadata": {**req.meta, "deletionTimestamp": AT}})
     assert isinstance(plan_restart(world(deleted, pod())), ResizePod)
+
+
+def test_a_server_that_somebody_works_on_is_not_ended_by_an_operator_that_comes_back_late() -> None:
+    """It has asked nobody yet, but the kubelet has said for long that the server answers."""
+    asked = restart(created=NOW)
+    works = pod(uid="pod-2", container="c9", probe=True, started=after(10))
+    said = told(plan_restart(world(asked, works, now=after(400))))
+    assert said[:2] == ("Succeeded", "JoinedOtherRestart")
+
+
+def test_what_a_waiting_request_to_recreate_is_told() -> None:
+    first = with_status(restart(name="first"), phase="Restarting", mechanism="InPlace")
+    said = told(plan_restart(world(restart(name="second", strategy="Recreate"), pod(), others=(first,))))
+    assert said[2] == "The restart first is running; this one comes after it."
+    first = with_status(first, mechanism="Recreate")
+    said = told(plan_restart(world(restart(name="second", strategy="Recreate"), pod(), others=(first,))))
+    assert said[2] == "The restart first is running; this request ends with it."

@@ -46,8 +46,12 @@ def home(**more: Any) -> Claim:
     return claim("home", **{"status": BOUND, **more})
 
 
-def snap(req: Request, *, ready: bool = True, error: str = "", **meta: Any) -> Snapshot:
+def snap(req: Request, *, ready: bool = True, sealed: bool = True, error: str = "", **meta: Any) -> Snapshot:
     manifest = manifest_of(req, home(), "home", Copying(), "fast")
+    if ready and sealed:
+        meta["annotations"] = {
+            **meta.get("annotations", manifest["metadata"]["annotations"]), names.BACKUP: '{"bytes": 1073741824}',
+        }  # fmt: skip
     status: Json = {"readyToUse": ready, "restoreSize": "1Gi"}
     if error:
         status["error"] = {"message": error}
@@ -67,10 +71,24 @@ def status_of(step: object) -> Json:
     return dict(step.status)
 
 
-def test_a_snapshot_is_taken_waited_for_and_written_down() -> None:
+def settled(req: Request, condition: str = "Complete") -> Job:
+    """The Job that mounts the volume once more before its snapshot is taken."""
+    conditions = [{"type": condition, "status": "True", "message": "no node"}] if condition else []
+    return Job({"metadata": {"name": backup_name(req, "home"), "uid": "s"}, "status": {"conditions": conditions}})
+
+
+def test_a_snapshot_is_taken_waited_for_sealed_and_written_down() -> None:
     req = backing_up()
     assert req.phase is Phase.BACKING_UP
     step = plan_reset(world(req, home()))
+    assert isinstance(step, CreateJob), "what a server wrote last is written out first"
+    pod = step.manifest["spec"]["template"]["spec"]
+    assert (pod["containers"][0]["args"], pod["volumes"][0]["persistentVolumeClaim"]["claimName"]) == (
+        ["--look=/source"], "home-ann",
+    )  # fmt: skip
+    assert isinstance(plan_reset(world(req, home(), jobs=(settled(req, ""),))), Wait)
+    jobs = (settled(req),)
+    step = plan_reset(world(req, home(), jobs=jobs))
     assert isinstance(step, CreateSnapshot)
     assert step.manifest["spec"] == {
         "source": {"persistentVolumeClaimName": "home-ann"},
@@ -78,10 +96,37 @@ def test_a_snapshot_is_taken_waited_for_and_written_down() -> None:
     }
     assert "ownerReferences" not in step.manifest["metadata"]
     assert step.manifest["metadata"]["annotations"][names.USERNAME] == "ann"
-    assert isinstance(plan_reset(world(req, home(), snap(req, ready=False))), Wait)
-    row = status_of(plan_reset(world(req, home(), snap(req))))["volumes"][0]
+    assert isinstance(plan_reset(world(req, home(), snap(req, ready=False), jobs=jobs)), Wait)
+    seal = plan_reset(world(req, home(), snap(req, sealed=False), jobs=jobs))
+    assert seal == AnnotateSnapshot(snap(req).name, "snap-1", "5", names.BACKUP, '{"bytes": 1073741824}')
+    refused: dict[str, Refusal | None] = {seal.key: Refusal(403, "no notes")}
+    unsealed = status_of(plan_reset(world(req, home(), snap(req, sealed=False), jobs=jobs, answers=refused)))
+    assert unsealed["volumes"][0]["message"] == "The backup could not be sealed: no notes"
+    row = status_of(plan_reset(world(req, home(), snap(req), jobs=jobs)))["volumes"][0]
     assert (row["backup"]["provider"], row["backup"]["state"]) == ("Snapshot", BackupState.READY)
     assert row["backup"]["bytes"] == 2**30
+
+
+def test_a_volume_that_cannot_be_opened_is_not_snapshotted() -> None:
+    req = backing_up()
+    failed = status_of(plan_reset(world(req, home(), jobs=(settled(req, "Failed"),))))["volumes"][0]
+    assert failed["reason"] == Reason.BACKUP_FAILED
+    sentence = "The volume could not be opened before its snapshot: The copy failed: no node"
+    assert failed["message"] == sentence
+    refused: dict[str, Refusal | None] = {f"job/{backup_name(req, 'home')}": Refusal(403, "exceeded quota")}
+    row = status_of(plan_reset(world(req, home(), answers=refused)))["volumes"][0]
+    assert row["message"] == "The volume could not be opened before its snapshot: exceeded quota"
+
+
+def test_a_sealed_snapshot_that_is_not_ready_now_is_kept_and_not_used() -> None:
+    """Restored by Velero, or lost to its driver for a while: retention and the clean-up leave it alone."""
+    unready = snap(reset("home"))
+    unready.manifest["status"]["readyToUse"] = False  # type: ignore[index]
+    old = Snapshot(
+        {**unready.manifest, "metadata": {**unready.meta, "creationTimestamp": stamp(NOW - timedelta(days=9))}}
+    )
+    assert old_backups([old], [], Copying(keep_last=2, keep_days=1), NOW) == []
+    assert status_of(plan_reset(world(undo(), home(), unready)))["reason"] == Reason.BACKUP_MISSING
 
 
 def test_the_default_class_is_the_drivers_own() -> None:
@@ -118,7 +163,7 @@ def test_a_snapshot_that_never_becomes_ready_keeps_everything() -> None:
 def test_a_cluster_without_snapshots_is_told_of() -> None:
     req = backing_up()
     refused: dict[str, Refusal | None] = {f"snapshot/{backup_name(req, 'home')}": Refusal(422, "this cluster has no x")}
-    status = status_of(plan_reset(world(req, home(), answers=refused)))
+    status = status_of(plan_reset(world(req, home(), answers=refused, jobs=(settled(req),))))
     assert status["volumes"][0]["reason"] == Reason.BACKUP_FAILED
     assert "this cluster has no x" in status["volumes"][0]["message"]
 

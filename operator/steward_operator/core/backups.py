@@ -100,12 +100,12 @@ def allows_delete(world: World, record: Mapping[str, Any]) -> bool:
         return True
     if backup["state"] == BackupState.READY:
         held = find(world, backup["name"])
-        return held is not None and held.backup is not None and not held.is_deleting
+        return held is not None and held.backup is not None and held.is_usable and not held.is_deleting
     claim = claims.by_name(world, record["claim"])
     return bool(backup["state"] == BackupState.NOTHING_TO_BACK_UP and claim and claim.is_unused)
 
 
-Making = CreateClaim | CreateJob | CreateSnapshot | AnnotateClaim | Wait | Done | NotDone
+Making = CreateClaim | CreateJob | CreateSnapshot | AnnotateClaim | AnnotateSnapshot | Wait | Done | NotDone
 
 
 def make(world: World, record: Mapping[str, Any]) -> Making:
@@ -129,7 +129,8 @@ def restore(world: World, record: Mapping[str, Any], claim: Claim) -> CreateJob 
         assert isinstance(held, Claim)
         answer = copies.restore(world, record, held)
     if isinstance(answer, NotDone):
-        return NotDone(Reason.RESTORE_FAILED, f"{answer.message} The backup {held.name} is still there.")
+        told = f"{answer.message.rstrip('.')}. The backup {held.name} is still there."
+        return NotDone(Reason.RESTORE_FAILED, told)
     return answer
 
 
@@ -161,12 +162,11 @@ def refuse_source(world: World, target: Claim) -> tuple[Reason, str] | None:
         return Reason.BACKUP_MISSING, f"There is no backup '{name}'."
     if (held.user, held.server, held.kind) != (target.user, target.server, target.kind):
         return Reason.NOT_ALLOWED, f"The backup '{name}' is not of this volume of this user."
-    if held.backup is None:
+    if held.backup is None or not held.is_usable:
         return Reason.BACKUP_MISSING, f"The backup '{name}' is not complete."
     if isinstance(held, Snapshot) and held.storage_class != target.storage_class:
         return Reason.BACKUP_MISSING, f"The backup '{name}' was taken on other storage, '{held.storage_class}'."
-    size = quantity(target.spec["resources"]["requests"]["storage"])
-    if float(held.backup.get("bytes") or 0) > size:
+    if float(held.backup.get("bytes") or 0) > quantity(target.size):
         return Reason.BACKUP_MISSING, f"The backup '{name}' does not fit into the volume any more."
     return None
 

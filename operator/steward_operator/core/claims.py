@@ -96,10 +96,7 @@ def template(claim: Claim, request: Request, volume: Volume, contents: Mapping[s
     """
     manifest = copy.deepcopy(dict(claim.manifest))
     spec = {key: value for key, value in (manifest.get("spec") or {}).items() if key in KEPT_SPEC}
-    capacity = ((manifest.get("status") or {}).get("capacity") or {}).get("storage")
-    requests = spec.setdefault("resources", {}).setdefault("requests", {})
-    if capacity and quantity(capacity) > quantity(requests.get("storage", "0")):
-        requests["storage"] = capacity
+    spec.setdefault("resources", {}).setdefault("requests", {})["storage"] = claim.size
     annotations = {key: value for key, value in claim.annotations.items() if not key.startswith(DROPPED_ANNOTATIONS)}
     annotations[names.RESET_BY] = request.uid
     if request.is_undo:

@@ -157,8 +157,17 @@ class Holder(Owned):
 
     @property
     def backup(self) -> Json | None:
-        """What is in the backup (``bytes``; of a copy also ``files``, ``checksum``); None until it may be relied on."""
-        raise NotImplementedError
+        """What is in the backup (``bytes``; of a copy also ``files``, ``checksum``), written when it was verified."""
+        try:
+            value = json.loads(self.annotations.get(names.BACKUP, ""))
+        except ValueError:
+            return None
+        return value if isinstance(value, dict) else None
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether what is in it can be had now."""
+        return True
 
     @property
     def pinned_by(self) -> str:
@@ -186,15 +195,6 @@ class Claim(Holder):
         return str(self.annotations.get(names.KEPT_BY, ""))
 
     @property
-    def backup(self) -> Json | None:
-        """Written when the copy has been read again and compared."""
-        try:
-            value = json.loads(self.annotations.get(names.BACKUP, ""))
-        except ValueError:
-            return None
-        return value if isinstance(value, dict) else None
-
-    @property
     def is_unused(self) -> bool:
         """Never bound to a volume, so there is nothing in it. One whose volume is lost is not unused."""
         return self.status.get("phase") in (None, "Pending") and not self.spec.get("volumeName")
@@ -203,17 +203,27 @@ class Claim(Holder):
     def storage_class(self) -> str:
         return str(self.spec.get("storageClassName") or "")
 
+    @property
+    def size(self) -> str:
+        """The larger of what was asked for and what is there."""
+        asked = str(((self.spec.get("resources") or {}).get("requests") or {}).get("storage", "0"))
+        there = str((self.status.get("capacity") or {}).get("storage") or "0")
+        return there if quantity(there) > quantity(asked) else asked
+
 
 @dataclass(frozen=True)
 class Snapshot(Holder):
     """A VolumeSnapshot (``snapshot.storage.k8s.io/v1``) of a server's claim."""
 
     @property
-    def backup(self) -> Json | None:
-        """From the moment the driver says that a volume can be made from it."""
-        if not self.status.get("readyToUse"):
-            return None
-        return {"bytes": int(quantity(self.status.get("restoreSize") or "0"))}
+    def is_usable(self) -> bool:
+        """The driver's word of this moment that a volume can be made from it."""
+        return bool(self.status.get("readyToUse"))
+
+    @property
+    def restore_size(self) -> int:
+        """Bytes that a volume made from it has at least."""
+        return int(quantity(self.status.get("restoreSize") or "0"))
 
     @property
     def error(self) -> str:

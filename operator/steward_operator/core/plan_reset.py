@@ -214,7 +214,9 @@ def _delete(world: World) -> Plan:
 def _recreate(world: World) -> Plan:
     records = records_of(world)
     for record in records:
-        if record["outcome"] == "Failed":
+        is_failed = record["outcome"] == "Failed"
+        if is_failed and "newUID" not in record:
+            # It was never deleted. Where a backup could not be put back there is a new claim, which must stay.
             continue
         claim = claims.by_name(world, record["claim"])
         step = CreateClaim(record["template"])
@@ -242,6 +244,8 @@ def _recreate(world: World) -> Plan:
         if record.get("restored") and record["newUID"] != claim.uid:
             del record["restored"]
         record["newUID"] = claim.uid
+        if is_failed:
+            continue
         record["outcome"] = "Reset"
         if record.get("persistentVolume") in world.retained:
             record["retainedVolume"] = record["persistentVolume"]

@@ -59,7 +59,7 @@ def _begin(world: World) -> Plan:
     container = pod.notebook if pod else None
     if pod is None or pod.is_deleting or container is None or not container.id:
         if active:
-            return _wait(world, Reason.WAITING_FOR_OTHER, _told_of(active))
+            return _wait(world, Reason.WAITING_FOR_OTHER, _told_of(world.request, active))
         if pod is None or pod.is_deleting:
             return fail(world, Reason.SERVER_NOT_RUNNING)
         return fail(world, Reason.SERVER_NOT_RUNNING, "The server is still starting; there is nothing to restart yet.")
@@ -69,7 +69,7 @@ def _begin(world: World) -> Plan:
         if container.started_at and world.now < container.started_at + timedelta(seconds=world.settings.answer_timeout):
             return _wait(world, Reason.WAITING_FOR_OTHER, "The server is being restarted.", _observed(pod, container))
     if active:
-        return _wait(world, Reason.WAITING_FOR_OTHER, _told_of(active), _observed(pod, container))
+        return _wait(world, Reason.WAITING_FOR_OTHER, _told_of(world.request, active), _observed(pod, container))
     return _choose(world, pod, container)
 
 
@@ -144,8 +144,10 @@ def _observed(pod: Pod, container: Container) -> dict[str, Any]:
     }
 
 
-def _told_of(active: Request) -> str:
-    return f"The restart {active.name} is running; this request ends with it."
+def _told_of(request: Request, active: Request) -> str:
+    wants_more = request.spec.get("strategy") == Strategy.RECREATE and active.status.get("mechanism") != "Recreate"
+    what = "this one comes after it" if wants_more else "this request ends with it"
+    return f"The restart {active.name} is running; {what}."
 
 
 def _wait(

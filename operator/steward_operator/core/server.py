@@ -17,6 +17,8 @@ from .status import write_status
 from .steps import StartServer, StopServer, Wait, WriteStatus
 
 LOOK_AGAIN = timedelta(seconds=2)
+#: So long after the start of an instance the kubelet's word is about that instance.
+KUBELET_KNOWS = timedelta(seconds=30)
 #: Two instances more than at the first look: ours, and one that came and went after it.
 CRASHED_AFTER = 2
 
@@ -61,8 +63,9 @@ def server_pod(world: World) -> Pod | None:
 
 def answers(world: World, pod: Pod, container: Container) -> bool:
     """Asked itself where it can be; the kubelet's word is stale for a moment after an in-place restart."""
-    if not pod.probe_url:
-        return container.answers
+    if not pod.probe_url or (container.started_at and world.now >= container.started_at + KUBELET_KNOWS):
+        # This process may not have asked yet, and a server that somebody works on must not be taken for a dead one.
+        return container.answers or container.id in world.answering
     return container.state == "running" and container.id in world.answering
 
 

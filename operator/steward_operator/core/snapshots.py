@@ -5,6 +5,7 @@ A snapshot counts when it is ready to use. Put back, it is the data source of th
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
@@ -17,31 +18,58 @@ from .copies import run_job
 from .copy_job import look_job, restore_name, snapshot
 from .model import Claim, Snapshot, World
 from .server import LOOK_AGAIN
-from .steps import CreateJob, CreateSnapshot, Wait
+from .steps import AnnotateSnapshot, CreateJob, CreateSnapshot, Wait
 
 
 def by_name(world: World, name: str) -> Snapshot | None:
     return next((snapshot for snapshot in world.snapshots if snapshot.name == name), None)
 
 
-def make(world: World, record: Mapping[str, Any], source: Claim) -> CreateSnapshot | Wait | Done | NotDone:
+def make(
+    world: World, record: Mapping[str, Any], source: Claim
+) -> CreateJob | CreateSnapshot | AnnotateSnapshot | Wait | Done | NotDone:
     held = by_name(world, record["backup"]["name"])
     if held is None:
-        settings = world.settings
-        create = CreateSnapshot(
-            snapshot(world.request, source, record["volume"], settings.copying, settings.snapshots.class_name)
-        )
-        if refused := world.answers.get(create.key):
-            return NotDone(Reason.BACKUP_FAILED, f"The snapshot was refused: {refused.message}"[:LONGEST_TOLD])
-        return create
+        return _settle(world, record, source) or _take(world, record, source)
     if held.is_deleting:
         return NotDone(Reason.BACKUP_FAILED, "The snapshot was deleted before it was ready.")
     if held.backup is not None:
         return Done(held.backup)
+    if held.is_usable:
+        # From here on it is a backup, whatever its driver says of it some day.
+        report = json.dumps({"bytes": held.restore_size})
+        seal = AnnotateSnapshot(held.name, held.uid, held.resource_version, names.BACKUP, report)
+        if refused := world.answers.get(seal.key):
+            return NotDone(Reason.BACKUP_FAILED, f"The backup could not be sealed: {refused.message}"[:LONGEST_TOLD])
+        return seal
     if world.now >= held.created + timedelta(seconds=world.settings.snapshots.deadline):
         told = held.error or "The storage did not say why; is there a VolumeSnapshotClass for it?"
         return NotDone(Reason.BACKUP_FAILED, f"The snapshot was not ready in time. {told}"[:LONGEST_TOLD])
     return Wait("the snapshot becomes ready", world.now + LOOK_AGAIN)
+
+
+def _settle(world: World, record: Mapping[str, Any], source: Claim) -> CreateJob | Wait | NotDone | None:
+    """A pod is gone before its node has written everything out: the volume is mounted once more and synchronised."""
+    name = record["backup"]["name"]
+    answer = run_job(world, look_job(world.request, name, record["volume"], source.name, world.settings.copying))
+    match answer:
+        case Done():
+            return None
+        case NotAllowed(message) | NotDone(_, message):
+            told = f"The volume could not be opened before its snapshot: {message}"
+            return NotDone(Reason.BACKUP_FAILED, told[:LONGEST_TOLD])
+        case step:
+            return step
+
+
+def _take(world: World, record: Mapping[str, Any], source: Claim) -> CreateSnapshot | NotDone:
+    settings = world.settings
+    create = CreateSnapshot(
+        snapshot(world.request, source, record["volume"], settings.copying, settings.snapshots.class_name)
+    )
+    if refused := world.answers.get(create.key):
+        return NotDone(Reason.BACKUP_FAILED, f"The snapshot was refused: {refused.message}"[:LONGEST_TOLD])
+    return create
 
 
 def data_source(held: Snapshot) -> dict[str, str]:

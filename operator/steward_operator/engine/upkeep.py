@@ -89,8 +89,7 @@ async def delete_old_requests(kube: KubeApi, settings: Settings, now: datetime) 
         try:
             await kube.delete_request(request.kind, request.name, request.uid, request.resource_version)
         except KubeError as error:
-            if not (error.is_gone or error.is_conflict):
-                raise
+            _refused("request", request.name, error)
 
 
 async def delete_old_backups(kube: KubeApi, settings: Settings, now: datetime) -> None:
@@ -100,14 +99,23 @@ async def delete_old_backups(kube: KubeApi, settings: Settings, now: datetime) -
         holders += [Snapshot(manifest) for manifest in await kube.list_snapshots()]
     active = [Request(manifest) for manifest in await kube.list_requests(names.VOLUME_RESET, unfinished=True)]
     for held in old_backups(holders, active, settings.copying, now):
-        log(logging.INFO, "backup deleted", backup=held.name, owner=held.user, volume=held.kind)
-        metrics.backups_deleted.inc()
         delete = kube.delete_snapshot if isinstance(held, Snapshot) else kube.delete_claim
         try:
             await delete(held.name, held.uid, held.resource_version)
         except KubeError as error:
-            if not (error.is_gone or error.is_conflict):
-                raise
+            _refused("backup", held.name, error)
+        else:
+            log(logging.INFO, "backup deleted", backup=held.name, owner=held.user, volume=held.kind)
+            metrics.backups_deleted.inc()
+
+
+def _refused(what: str, name: str, error: KubeError) -> None:
+    """One that may not be deleted does not keep the others. Raises what concerns them all: no API server."""
+    if error.is_gone or error.is_conflict:
+        return
+    if error.is_transient:
+        raise error
+    log(logging.WARNING, "not deleted", **{what: name}, problem=str(error))
 
 
 async def run(
