@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from steward_api import names
@@ -14,7 +15,8 @@ from steward_operator.core.model import Claim, Request
 from steward_operator.core.retention import old_backups, old_requests
 from steward_operator.core.settings import Copying, Settings
 from steward_operator.engine.driver import difference
-from steward_operator.engine.upkeep import delete_old_requests
+from steward_operator.engine.upkeep import delete_old_backups, delete_old_requests
+from steward_operator.kube.api import KubeError
 
 from tests.support.builders import NOW, claim, reset, stamp, with_status
 
@@ -122,3 +124,34 @@ def merged(target: Any, patch: Any) -> Any:
 @given(OBJECTS, OBJECTS)
 def test_a_status_patch_turns_one_status_into_the_other(before: dict[str, Any], after: dict[str, Any]) -> None:
     assert merged(before, difference(before, after)) == after
+
+
+class Stubborn:
+    """Refuses to delete one backup; counts the others."""
+
+    def __init__(self, claims: list[Claim], status: int) -> None:
+        self.claims, self.status = claims, status
+        self.deleted: list[str] = []
+
+    async def pages_of_claims(self, label_selector: str) -> AsyncIterator[list[Any]]:
+        assert label_selector == f"{names.COMPONENT}={names.BACKUP_COMPONENT}"
+        yield [claim.manifest for claim in self.claims]
+
+    async def list_requests(self, kind: str, *, unfinished: bool) -> list[Any]:
+        assert unfinished
+        return []
+
+    async def delete_claim(self, name: str, uid: str, resource_version: str) -> None:
+        if name.endswith("-4"):
+            raise KubeError(self.status, "legal hold")
+        self.deleted.append(name)
+
+
+def test_one_backup_that_may_not_be_deleted_does_not_keep_the_others() -> None:
+    known = [backup(days) for days in (1, 2, 4, 5)]
+    stubborn = Stubborn(known, 403)
+    copying = Copying(keep_last=2)
+    asyncio.run(delete_old_backups(stubborn, Settings(copying=copying), NOW))  # type: ignore[arg-type]
+    assert stubborn.deleted == ["backup-ann-5"]
+    with pytest.raises(KubeError):
+        asyncio.run(delete_old_backups(Stubborn(known, 503), Settings(copying=copying), NOW))  # type: ignore[arg-type]
