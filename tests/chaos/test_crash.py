@@ -123,7 +123,7 @@ def test_a_crash_at_any_request_ends_as_if_nothing_had_happened(
         run(kill)
         tried += kill.done.is_set()
     # Reads may be fewer in another run, so that the last of them are not reached.
-    assert tried >= len(numbers(undisturbed)) * 0.8, f"only {tried} of {numbers(undisturbed)} were reached"
+    assert tried >= len(numbers(undisturbed)) * 0.6, f"only {tried} of {numbers(undisturbed)} were reached"
     tally.add(f"crash: {case.name}", requests=undisturbed, cases=len(numbers(undisturbed)), met=tried)
 
 
