@@ -12,6 +12,7 @@ import json
 import statistics
 import tempfile
 import time
+import urllib.parse
 import urllib.request
 from collections.abc import Callable
 from datetime import datetime
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from steward_api import names
+from steward_operator.kube.client import UNFINISHED
 
 from benchmarks.tables import machine, replace_section
 from cluster import cache
@@ -234,6 +236,9 @@ def run(many: int) -> list[Row]:
         rows += latency(ns, audit, 50)
         rows.append(duplicates(ns, kubelet))
         rows.append(burst(ns, audit, 1000))
+        selector = urllib.parse.quote(UNFINISHED)
+        path = f"{ns.requests(names.SERVER_RESTART)}?limit=1&fieldSelector={selector}"
+        wait_for("they have all ended", lambda: not ns.api.raw("GET", path)["items"], 300, every=1)
         start(pair[1])
         rows += fail_over(ns, audit, pair)
         for one in pair:
