@@ -115,6 +115,8 @@ class Player:
         self.keep(names.SERVER_RESTART, {"strategy": self.chance.choice(["Auto", "InPlace", "Recreate"])})
 
     def keep(self, kind: str, spec: Json) -> None:
+        # A claim that was deleted by hand while a server holds it is waited for no longer than this.
+        spec["startingDeadlineSeconds"] = 40
         self.played.requests[self.ns.ask(kind, self.played.user, **spec)] = {"kind": kind, **spec}
 
     def cancel(self) -> None:
