@@ -122,8 +122,9 @@ def test_a_crash_at_any_request_ends_as_if_nothing_had_happened(
         kill = Kill(number, when)
         run(kill)
         tried += kill.done.is_set()
-    # Reads may be fewer in another run, so that the last of them are not reached.
-    assert tried >= len(numbers(undisturbed)) * 0.6, f"only {tried} of {numbers(undisturbed)} were reached"
+    # Reads may be fewer in another run, so that the last of them are not reached; of a sample one is enough.
+    least = len(numbers(undisturbed)) * 0.8 if FULL else 1
+    assert tried >= least, f"only {tried} of {numbers(undisturbed)} were reached"
     tally.add(f"crash: {case.name}", requests=undisturbed, cases=len(numbers(undisturbed)), met=tried)
 
 
