@@ -49,7 +49,7 @@ def check_failure(reason: Reason, message: str = "", *_: Any, **__: Any) -> None
 CHECKS: list[tuple[type, Callable[..., None]]] = [
     (WriteStatus, check_status),
     (Wait, check_wait),
-    (backup_results.NotDone, check_failure),
+    (backup_results.NotCompleted, check_failure),
     (server.NotStopped, check_failure),
     (server.NotStarted, check_failure),
 ]

@@ -10,7 +10,7 @@ import pytest
 from steward_api import names
 from steward_api.phases import Reason
 from steward_operator.core import backups, copies, retention
-from steward_operator.core.backup_results import Done, NotAllowed, NotDone
+from steward_operator.core.backup_results import Completed, NotAllowed, NotCompleted
 from steward_operator.core.copy_job import backup_claim, backup_name, copy_job, look_job, restore_name, snapshot
 from steward_operator.core.model import Claim, Job, Pod, Refusal, Request
 from steward_operator.core.settings import Copying
@@ -158,10 +158,10 @@ def test_the_newest_report_of_its_own_pods_counts() -> None:
     other = copier('{"files": 3}', name="copy-2", created=NOW + timedelta(minutes=1))
     silent = copier("", created=NOW + timedelta(minutes=2))
     for order in ((old, new, other, silent), (silent, other, new, old)):
-        assert ran(*order, jobs=(job("Complete"),)) == Done({"files": 2})
-    assert ran(jobs=(job("Complete"),)) == Done({})
-    assert ran(copier("[1]"), jobs=(job("Complete"),)) == Done({})
-    assert ran(copier("x" * 600), jobs=(job("Complete"),)) == Done({"error": "x" * 500})
+        assert ran(*order, jobs=(job("Complete"),)) == Completed({"files": 2})
+    assert ran(jobs=(job("Complete"),)) == Completed({})
+    assert ran(copier("[1]"), jobs=(job("Complete"),)) == Completed({})
+    assert ran(copier("x" * 600), jobs=(job("Complete"),)) == Completed({"error": "x" * 500})
 
 
 @pytest.mark.parametrize(
@@ -183,12 +183,12 @@ def test_the_newest_report_of_its_own_pods_counts() -> None:
 )  # fmt: skip
 def test_why_a_copy_failed(report: Json, condition: dict[str, str], reason: Reason, message: str) -> None:
     pods = (copier(json.dumps(report)),) if report else ()
-    assert ran(*pods, jobs=(job("Failed", **condition),)) == NotDone(reason, message)
+    assert ran(*pods, jobs=(job("Failed", **condition),)) == NotCompleted(reason, message)
 
 
 def test_a_long_reason_is_cut() -> None:
     answer = ran(copier(json.dumps({"error": "x" * 2000})), jobs=(job("Failed"),))
-    assert isinstance(answer, NotDone)
+    assert isinstance(answer, NotCompleted)
     assert len(answer.message) == 1024
 
 
@@ -217,24 +217,24 @@ def made(*objects: Any, **more: Any) -> Any:
 def test_every_refusal_on_the_way_to_a_backup_says_what_was_refused() -> None:
     source, name = claim("home"), "backup-home-uid-r"
     refused: dict[str, Refusal | None] = {f"create/{name}": Refusal(403, "exceeded quota")}
-    assert made(source, answers=refused) == NotDone(
+    assert made(source, answers=refused) == NotCompleted(
         Reason.BACKUP_FAILED, "The backup's volume was refused: exceeded quota"
     )
     refused = {f"job/{name}": Refusal(403, "no jobs")}
-    assert made(source, held(), answers=refused) == NotDone(Reason.BACKUP_FAILED, "The copy was refused: no jobs")
+    assert made(source, held(), answers=refused) == NotCompleted(Reason.BACKUP_FAILED, "The copy was refused: no jobs")
     done = Job(
         {"metadata": {"name": name, "uid": "j"}, "status": {"conditions": [{"type": "Complete", "status": "True"}]}}
     )
     report = copier('{"files": 1, "bytes": 2, "checksum": "c"}', name=name)
     refused = {f"annotate/{name}/{names.BACKUP}": Refusal(403, "no notes")}
-    assert made(source, held(), report, jobs=(done,), answers=refused) == NotDone(
+    assert made(source, held(), report, jobs=(done,), answers=refused) == NotCompleted(
         Reason.BACKUP_FAILED, "The backup could not be sealed: no notes"
     )
-    assert made(source, held(), copier('{"files": 1}', name=name), jobs=(done,)) == NotDone(
+    assert made(source, held(), copier('{"files": 1}', name=name), jobs=(done,)) == NotCompleted(
         Reason.BACKUP_FAILED, "The copy ended without a report."
     )
     for changed in (claim("home", uid="other"), claim("home", deleting=True), claim("workspace")):
-        assert made(changed) == NotDone(Reason.STALE, "The volume 'home' changed while its backup was made.")
+        assert made(changed) == NotCompleted(Reason.STALE, "The volume 'home' changed while its backup was made.")
 
 
 # -- what may be thrown away -----------------------------------------------------------------------------------------

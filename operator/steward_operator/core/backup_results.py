@@ -13,7 +13,7 @@ LONGEST_TOLD = 1024
 
 
 @dataclass(frozen=True)
-class Done:
+class Completed:
     """The backup may be relied on, or the content is back. ``report`` is what is known of it."""
 
     report: Mapping[str, Any]
@@ -27,7 +27,7 @@ class NotAllowed:
 
 
 @dataclass(frozen=True)
-class NotDone:
+class NotCompleted:
     """It cannot be done."""
 
     reason: Reason

@@ -14,7 +14,7 @@ from steward_api.phases import Backup, BackupState, Provider, Reason, RequesterK
 from steward_api.volumes import BackupPolicy, Volume
 
 from . import claims, copies, snapshots
-from .backup_results import Done, NotAllowed, NotDone
+from .backup_results import Completed, NotAllowed, NotCompleted
 from .copy_job import backup_name
 from .model import Claim, Holder, Snapshot, World
 from .quantities import quantity
@@ -32,7 +32,7 @@ from .steps import (
 )
 
 Record = dict[str, Any]
-__all__ = ["Done", "NotAllowed", "NotDone"]
+__all__ = ["Completed", "NotAllowed", "NotCompleted"]
 
 
 def refuse_choice(world: World, volume: Volume) -> tuple[Reason, str] | None:
@@ -105,32 +105,34 @@ def allows_delete(world: World, record: Mapping[str, Any]) -> bool:
     return bool(backup["state"] == BackupState.NOTHING_TO_BACK_UP and claim and claim.is_unused)
 
 
-Making = CreateClaim | CreateJob | CreateSnapshot | AnnotateClaim | AnnotateSnapshot | Wait | Done | NotDone
+Making = CreateClaim | CreateJob | CreateSnapshot | AnnotateClaim | AnnotateSnapshot | Wait | Completed | NotCompleted
 
 
 def make(world: World, record: Mapping[str, Any]) -> Making:
     """The next step of one volume's backup."""
     source = claims.by_name(world, record["claim"])
     if source is None or source.uid != record["uid"] or source.is_deleting:
-        return NotDone(Reason.STALE, f"The volume '{record['volume']}' changed while its backup was made.")
+        return NotCompleted(Reason.STALE, f"The volume '{record['volume']}' changed while its backup was made.")
     if record["backup"]["provider"] == Provider.SNAPSHOT:
         return snapshots.make(world, record, source)
     return copies.make(world, record, source)
 
 
-def restore(world: World, record: Mapping[str, Any], claim: Claim) -> CreateJob | Wait | Done | NotDone | NotAllowed:
+def restore(
+    world: World, record: Mapping[str, Any], claim: Claim
+) -> CreateJob | Wait | Completed | NotCompleted | NotAllowed:
     """The next step of putting a backup back into the new claim."""
     held = find(world, world.request.backup_to_restore)
     if held is None or held.backup is None:
-        return NotDone(Reason.RESTORE_FAILED, f"The backup {world.request.backup_to_restore} is gone.")
+        return NotCompleted(Reason.RESTORE_FAILED, f"The backup {world.request.backup_to_restore} is gone.")
     if isinstance(held, Snapshot):
         answer = snapshots.restore(world, record, held, claim)
     else:
         assert isinstance(held, Claim)
         answer = copies.restore(world, record, held)
-    if isinstance(answer, NotDone):
+    if isinstance(answer, NotCompleted):
         told = f"{answer.message.rstrip('.')}. The backup {held.name} is still there."
-        return NotDone(Reason.RESTORE_FAILED, told)
+        return NotCompleted(Reason.RESTORE_FAILED, told)
     return answer
 
 
@@ -173,8 +175,8 @@ def refuse_source(world: World, target: Claim) -> tuple[Reason, str] | None:
 
 def contents(world: World) -> dict[str, Any]:
     """What a new claim's spec says of its content; empty where it begins empty or is filled by a copy."""
-    held = snapshots.by_name(world, world.request.backup_to_restore) if world.request.is_undo else None
-    return {"dataSource": snapshots.data_source(held)} if held else {}
+    held = _source(world)
+    return {"dataSource": snapshots.data_source(held)} if isinstance(held, Snapshot) else {}
 
 
 def pin(world: World) -> AnnotateClaim | AnnotateSnapshot | None:

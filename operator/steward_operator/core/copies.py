@@ -13,7 +13,7 @@ from steward_api import names
 from steward_api.phases import Reason
 
 from . import claims
-from .backup_results import LONGEST_TOLD, Done, NotAllowed, NotDone
+from .backup_results import LONGEST_TOLD, Completed, NotAllowed, NotCompleted
 from .copy_job import backup_claim, copy_job, restore_name
 from .model import Claim, Job, World
 from .server import LOOK_AGAIN
@@ -24,28 +24,30 @@ REPORTED = ("files", "bytes", "checksum")
 
 def make(
     world: World, record: Mapping[str, Any], source: Claim
-) -> CreateClaim | CreateJob | AnnotateClaim | Wait | Done | NotDone:
+) -> CreateClaim | CreateJob | AnnotateClaim | Wait | Completed | NotCompleted:
     name = record["backup"]["name"]
     held = claims.by_name(world, name)
     if held is None:
         create = CreateClaim(backup_claim(world.request, source, record["volume"], world.settings.copying))
         if refused := world.answers.get(create.key):
-            return NotDone(Reason.BACKUP_FAILED, f"The backup's volume was refused: {refused.message}")
+            return NotCompleted(Reason.BACKUP_FAILED, f"The backup's volume was refused: {refused.message}")
         return create
     copying = world.settings.copying
     copied = _copy(world, copy_job(world.request, name, record["volume"], record["claim"], name, copying))
-    if isinstance(copied, Done) and held.backup is None:
+    if isinstance(copied, Completed) and held.backup is None:
         report = {key: copied.report[key] for key in REPORTED}
         seal = AnnotateClaim(held.name, held.uid, held.resource_version, names.BACKUP, json.dumps(report))
         if refused := world.answers.get(seal.key):
-            return NotDone(Reason.BACKUP_FAILED, f"The backup could not be sealed: {refused.message}")
+            return NotCompleted(Reason.BACKUP_FAILED, f"The backup could not be sealed: {refused.message}")
         return seal
     if isinstance(copied, NotAllowed):
-        return NotDone(Reason.BACKUP_FAILED, f"The copy was refused: {copied.message}"[:LONGEST_TOLD])
+        return NotCompleted(Reason.BACKUP_FAILED, f"The copy was refused: {copied.message}"[:LONGEST_TOLD])
     return copied
 
 
-def restore(world: World, record: Mapping[str, Any], held: Claim) -> CreateJob | Wait | Done | NotDone | NotAllowed:
+def restore(
+    world: World, record: Mapping[str, Any], held: Claim
+) -> CreateJob | Wait | Completed | NotCompleted | NotAllowed:
     job = restore_name(world.request, record["volume"])
     checksum = str((held.backup or {}).get("checksum", ""))
     return _copy(
@@ -54,14 +56,14 @@ def restore(world: World, record: Mapping[str, Any], held: Claim) -> CreateJob |
     )
 
 
-def _copy(world: World, manifest: Mapping[str, Any]) -> CreateJob | Wait | Done | NotDone | NotAllowed:
+def _copy(world: World, manifest: Mapping[str, Any]) -> CreateJob | Wait | Completed | NotCompleted | NotAllowed:
     answer = run_job(world, manifest)
-    if isinstance(answer, Done) and "checksum" not in answer.report:
-        return NotDone(Reason.BACKUP_FAILED, "The copy ended without a report.")
+    if isinstance(answer, Completed) and "checksum" not in answer.report:
+        return NotCompleted(Reason.BACKUP_FAILED, "The copy ended without a report.")
     return answer
 
 
-def run_job(world: World, manifest: Mapping[str, Any]) -> CreateJob | Wait | Done | NotDone | NotAllowed:
+def run_job(world: World, manifest: Mapping[str, Any]) -> CreateJob | Wait | Completed | NotCompleted | NotAllowed:
     """One of the operator's Jobs, from its creation to what its pod reported."""
     name = manifest["metadata"]["name"]
     job = next((job for job in world.jobs if job.name == name), None)
@@ -71,7 +73,7 @@ def run_job(world: World, manifest: Mapping[str, Any]) -> CreateJob | Wait | Don
             return NotAllowed(refused.message)
         return create
     if job.condition("Complete"):
-        return Done(_report(world, job))
+        return Completed(_report(world, job))
     if failed := job.condition("Failed"):
         return _failure(_report(world, job), str(failed.get("message") or failed.get("reason") or ""))
     return Wait("the copy runs", world.now + LOOK_AGAIN)
@@ -90,10 +92,10 @@ def _report(world: World, job: Job) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _failure(report: Mapping[str, Any], told: str) -> NotDone:
+def _failure(report: Mapping[str, Any], told: str) -> NotCompleted:
     if paths := report.get("unreadable"):
         count = int(report.get("count") or len(paths))
         listed = ", ".join(map(str, paths[:10])) + (f" and {count - 10} more" if count > 10 else "")
         message = f"{count} {'file' if count == 1 else 'files'} could not be read: {listed}."
-        return NotDone(Reason.BACKUP_INCOMPLETE, message[:LONGEST_TOLD])
-    return NotDone(Reason.BACKUP_FAILED, f"The copy failed: {report.get('error') or told}"[:LONGEST_TOLD])
+        return NotCompleted(Reason.BACKUP_INCOMPLETE, message[:LONGEST_TOLD])
+    return NotCompleted(Reason.BACKUP_FAILED, f"The copy failed: {report.get('error') or told}"[:LONGEST_TOLD])

@@ -141,11 +141,11 @@ def _back_up(world: World) -> Plan:
         if not backups.is_due(record):
             continue
         match backups.make(world, record):
-            case backups.Done(report):
+            case backups.Completed(report):
                 kept = {key: report[key] for key in ("files", "bytes", "checksum") if key in report}
                 record["backup"].update(state=str(BackupState.READY), **kept)
                 return write_status(world, Phase.BACKING_UP, Reason.IN_PROGRESS, volumes=records)
-            case backups.NotDone(reason, message):
+            case backups.NotCompleted(reason, message):
                 record["backup"]["state"] = str(BackupState.FAILED)
                 record.update(outcome="Failed", reason=str(reason), message=message[:1024])
                 return write_status(world, Phase.BACKING_UP, Reason.IN_PROGRESS, volumes=records)
@@ -263,10 +263,10 @@ def _fill(world: World, records: list[Record]) -> Plan | None:
     if record["outcome"] == "Failed" or record.get("restored") or claim is None:
         return None
     match backups.restore(world, record, claim):
-        case backups.Done():
+        case backups.Completed():
             record["restored"] = True
             return write_status(world, Phase.RECREATING, Reason.IN_PROGRESS, volumes=records)
-        case backups.NotDone(reason, message):
+        case backups.NotCompleted(reason, message):
             record.update(outcome="Failed", reason=str(reason), message=message[:1024])
             return write_status(world, Phase.RECREATING, Reason.IN_PROGRESS, volumes=records)
         case backups.NotAllowed(message):

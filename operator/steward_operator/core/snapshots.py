@@ -13,7 +13,7 @@ from typing import Any
 from steward_api import names
 from steward_api.phases import Reason
 
-from .backup_results import LONGEST_TOLD, Done, NotAllowed, NotDone
+from .backup_results import LONGEST_TOLD, Completed, NotAllowed, NotCompleted
 from .copies import run_job
 from .copy_job import look_job, restore_name, snapshot
 from .model import Claim, Snapshot, World
@@ -27,48 +27,50 @@ def by_name(world: World, name: str) -> Snapshot | None:
 
 def make(
     world: World, record: Mapping[str, Any], source: Claim
-) -> CreateJob | CreateSnapshot | AnnotateSnapshot | Wait | Done | NotDone:
+) -> CreateJob | CreateSnapshot | AnnotateSnapshot | Wait | Completed | NotCompleted:
     held = by_name(world, record["backup"]["name"])
     if held is None:
         return _settle(world, record, source) or _take(world, record, source)
     if held.is_deleting:
-        return NotDone(Reason.BACKUP_FAILED, "The snapshot was deleted before it was ready.")
+        return NotCompleted(Reason.BACKUP_FAILED, "The snapshot was deleted before it was ready.")
     if held.backup is not None:
-        return Done(held.backup)
+        return Completed(held.backup)
     if held.is_usable:
         # From here on it is a backup, whatever its driver says of it some day.
         report = json.dumps({"bytes": held.restore_size})
         seal = AnnotateSnapshot(held.name, held.uid, held.resource_version, names.BACKUP, report)
         if refused := world.answers.get(seal.key):
-            return NotDone(Reason.BACKUP_FAILED, f"The backup could not be sealed: {refused.message}"[:LONGEST_TOLD])
+            return NotCompleted(
+                Reason.BACKUP_FAILED, f"The backup could not be sealed: {refused.message}"[:LONGEST_TOLD]
+            )
         return seal
     if world.now >= held.created + timedelta(seconds=world.settings.snapshots.deadline):
         told = held.error or "The storage did not say why; is there a VolumeSnapshotClass for it?"
-        return NotDone(Reason.BACKUP_FAILED, f"The snapshot was not ready in time. {told}"[:LONGEST_TOLD])
+        return NotCompleted(Reason.BACKUP_FAILED, f"The snapshot was not ready in time. {told}"[:LONGEST_TOLD])
     return Wait("the snapshot becomes ready", world.now + LOOK_AGAIN)
 
 
-def _settle(world: World, record: Mapping[str, Any], source: Claim) -> CreateJob | Wait | NotDone | None:
+def _settle(world: World, record: Mapping[str, Any], source: Claim) -> CreateJob | Wait | NotCompleted | None:
     """A pod is gone before its node has written everything out: the volume is mounted once more and synchronised."""
     name = record["backup"]["name"]
     answer = run_job(world, look_job(world.request, name, record["volume"], source.name, world.settings.copying))
     match answer:
-        case Done():
+        case Completed():
             return None
-        case NotAllowed(message) | NotDone(_, message):
+        case NotAllowed(message) | NotCompleted(_, message):
             told = f"The volume could not be opened before its snapshot: {message}"
-            return NotDone(Reason.BACKUP_FAILED, told[:LONGEST_TOLD])
+            return NotCompleted(Reason.BACKUP_FAILED, told[:LONGEST_TOLD])
         case step:
             return step
 
 
-def _take(world: World, record: Mapping[str, Any], source: Claim) -> CreateSnapshot | NotDone:
+def _take(world: World, record: Mapping[str, Any], source: Claim) -> CreateSnapshot | NotCompleted:
     settings = world.settings
     create = CreateSnapshot(
         snapshot(world.request, source, record["volume"], settings.copying, settings.snapshots.class_name)
     )
     if refused := world.answers.get(create.key):
-        return NotDone(Reason.BACKUP_FAILED, f"The snapshot was refused: {refused.message}"[:LONGEST_TOLD])
+        return NotCompleted(Reason.BACKUP_FAILED, f"The snapshot was refused: {refused.message}"[:LONGEST_TOLD])
     return create
 
 
@@ -79,13 +81,13 @@ def data_source(held: Snapshot) -> dict[str, str]:
 
 def restore(
     world: World, record: Mapping[str, Any], held: Snapshot, claim: Claim
-) -> CreateJob | Wait | Done | NotDone | NotAllowed:
+) -> CreateJob | Wait | Completed | NotCompleted | NotAllowed:
     """The claim is mounted once, so that it is bound and filled whether its class binds at once or late."""
     if claim.spec.get("dataSource") != data_source(held):
-        return NotDone(Reason.RESTORE_FAILED, "Something else created this volume first, without the backup.")
+        return NotCompleted(Reason.RESTORE_FAILED, "Something else created this volume first, without the backup.")
     name = restore_name(world.request, record["volume"])
     answer = run_job(world, look_job(world.request, name, record["volume"], claim.name, world.settings.copying))
-    if isinstance(answer, NotDone) and claim.is_unused:
+    if isinstance(answer, NotCompleted) and claim.is_unused:
         told = "The storage has not made a volume from the snapshot. Reset the volume to have an empty one."
-        return NotDone(Reason.RESTORE_FAILED, told)
+        return NotCompleted(Reason.RESTORE_FAILED, told)
     return answer

@@ -37,16 +37,49 @@ class TryCreateClaim:
 
 
 @dataclass(frozen=True)
-class DeleteClaim:
-    """The claim and everything in it is gone after this."""
+class Deletion:
+    """Of the very object that was looked at: the version keeps a late one from doing harm."""
 
     name: str
     uid: str
     resource_version: str
 
+
+class DeleteClaim(Deletion):
+    """The claim and everything in it is gone after this."""
+
     @property
     def key(self) -> str:
         return f"delete/{self.name}"
+
+
+class DeleteSnapshot(Deletion):
+    @property
+    def key(self) -> str:
+        return f"delete-snapshot/{self.name}"
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """Set, or with None take away, an annotation of the very object that was looked at."""
+
+    name: str
+    uid: str
+    resource_version: str
+    annotation: str
+    value: str | None
+
+
+class AnnotateClaim(Annotation):
+    @property
+    def key(self) -> str:
+        return f"annotate/{self.name}/{self.annotation}"
+
+
+class AnnotateSnapshot(Annotation):
+    @property
+    def key(self) -> str:
+        return f"annotate-snapshot/{self.name}/{self.annotation}"
 
 
 @dataclass(frozen=True)
@@ -59,53 +92,12 @@ class CreateClaim:
 
 
 @dataclass(frozen=True)
-class AnnotateClaim:
-    """Set, or with None take away, an annotation of a backup's claim."""
-
-    name: str
-    uid: str
-    resource_version: str
-    annotation: str
-    value: str | None
-
-    @property
-    def key(self) -> str:
-        return f"annotate/{self.name}/{self.annotation}"
-
-
-@dataclass(frozen=True)
 class CreateSnapshot:
     manifest: Mapping[str, Any]
 
     @property
     def key(self) -> str:
         return f"snapshot/{self.manifest['metadata']['name']}"
-
-
-@dataclass(frozen=True)
-class AnnotateSnapshot:
-    """Set, or with None take away, an annotation of a snapshot."""
-
-    name: str
-    uid: str
-    resource_version: str
-    annotation: str
-    value: str | None
-
-    @property
-    def key(self) -> str:
-        return f"annotate-snapshot/{self.name}/{self.annotation}"
-
-
-@dataclass(frozen=True)
-class DeleteSnapshot:
-    name: str
-    uid: str
-    resource_version: str
-
-    @property
-    def key(self) -> str:
-        return f"delete-snapshot/{self.name}"
 
 
 @dataclass(frozen=True)

@@ -129,7 +129,9 @@ class Reader:
         elif look.claims is None:
             look.claims = await self._claims_of(request)
         elif look.pods is None:
-            look.pods = await self._kube.list_pods("") if _handles_pods(request) else []
+            # With nothing left to delete nobody's pod is asked for; before that an empty list would be a blind delete.
+            blind = request.phase is Phase.RECREATING and not _handles_pods(request)
+            look.pods = [] if blind else await self._kube.list_pods("")
         if request.phase is Phase.RECREATING and look.retained is None:
             look.retained = await self._retained(request)
         now = self._now()
