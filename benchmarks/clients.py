@@ -74,6 +74,8 @@ async def measure(which: str, server: str, token: str, calls: int) -> dict[str, 
     if which == "plain":
         get, patch = await plain(server, token)
     else:
+        # The hub's client, which is in this environment and which kopf would import, too.
+        sys.modules.update(kubernetes_asyncio=None)  # type: ignore[arg-type]
         import kopf  # noqa: F401 - the operator has it whatever client it uses
 
         get, patch = await official(server, token, models=which == "models")
