@@ -12,12 +12,14 @@ import sys
 from collections.abc import Coroutine
 from contextlib import AsyncExitStack
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import kopf
 import uvloop
 from kopf._core.engines.peering import Identity
+from steward_api.names import PLURALS
 from steward_api.volumes import BadVolumeTable, Volume, read_table
 
 from steward_operator.adapters import health, informer, startup
@@ -33,6 +35,7 @@ from steward_operator.engine.watches import Watches
 from steward_operator.hubapi.client import HttpHubApi
 from steward_operator.kube.api import KubeError
 from steward_operator.kube.client import HttpKubeApi, connection
+from steward_operator.obs import metrics
 from steward_operator.obs.log import configure, log
 
 
@@ -90,6 +93,11 @@ async def run(arguments: argparse.Namespace) -> None:
 
         prober = Prober(settings.answer_timeout, on_answer=wake)
         closing.push_async_callback(prober.close)
+
+        def forget_pod(uid: str) -> None:
+            servers.drop(uid)
+            prober.forget(uid)
+
         driver = Driver(kube, hub, requests, servers, table, settings, arguments.namespace, prober)
 
         async def work(key: Key) -> float | None:
@@ -97,6 +105,9 @@ async def run(arguments: argparse.Namespace) -> None:
             return await driver.process(key) if lease.is_held else None
 
         queue: KeyedQueue[Key] = KeyedQueue(work)
+        metrics.queue_depth.set_function(queue.depth)
+        for kind in PLURALS:
+            metrics.unfinished.labels(kind).set_function(partial(requests.unfinished, kind))
 
         def look_at_all() -> None:
             for request in requests.all():
@@ -104,14 +115,14 @@ async def run(arguments: argparse.Namespace) -> None:
 
         lease = Lease(kube, arguments.release, arguments.identity, on_held=look_at_all)
         await startup.patiently(lambda: startup.check(kube, settings))
-        await startup.patiently(lambda: upkeep.resync(kube, requests, servers, queue.add))
+        await startup.patiently(lambda: upkeep.resync(kube, requests, servers, queue.add, forget_pod))
         ready = asyncio.Event()
         web = await health.serve(
             arguments.health_port, watches, lambda: "" if ready.is_set() else "the watches are not open yet"
         )
         closing.push_async_callback(web.cleanup)
         watching = kopf.operator(
-            registry=informer.registry(requests, servers, watches, prober, queue.add, wake),
+            registry=informer.registry(requests, servers, watches, queue.add, forget_pod, wake),
             settings=informer.settings(),
             namespaces=[arguments.namespace],
             clusterwide=False,
@@ -128,7 +139,9 @@ async def run(arguments: argparse.Namespace) -> None:
                 "watches": watching,
                 "queue": queue.run(),
                 "lease": lease.run(),
-                "upkeep": upkeep.run(kube, requests, servers, watches, settings, queue.add, lambda: lease.is_held),
+                "upkeep": upkeep.run(
+                    kube, requests, servers, watches, settings, queue.add, forget_pod, lambda: lease.is_held
+                ),
                 "events": driver.send_events(),
                 "lag": health.measure_lag(),
             },

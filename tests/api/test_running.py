@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import urllib.error
-import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -18,33 +16,31 @@ from tests.support.fake_kubelet import FakeKubelet
 from tests.support.operator import Operator, Proxy
 
 
-def ask(operator: Operator, path: str) -> tuple[int, str]:
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{operator.health_port}{path}", timeout=5) as answer:
-            return answer.status, answer.read().decode()
-    except urllib.error.HTTPError as error:
-        return error.code, error.read().decode()
-
-
-def samples(text: str) -> dict[str, float]:
-    lines = [line.rpartition(" ") for line in text.splitlines() if line and not line.startswith("#")]
-    return {name: float(value) for name, _, value in lines}
-
-
 def test_a_running_operator_says_so_and_counts_what_it_does(running: Operator, ns: Namespace) -> None:
     user = ns.user()
     ns.make_claim(user, "workspace")
-    before = samples(ask(running, "/metrics")[1])
+    before = running.metrics()
     ended = ns.ended(names.VOLUME_RESET, ns.ask(names.VOLUME_RESET, user))
     assert ended["status"]["phase"] == "Succeeded"
-    assert ask(running, "/livez") == (200, "ok\n")
-    assert ask(running, "/readyz") == (200, "ok\n")
-    after = samples(ask(running, "/metrics")[1])
+    assert running.ask("/livez") == (200, "ok\n")
+    assert running.ask("/readyz") == (200, "ok\n")
+    after = running.metrics()
     finished = 'hubsteward_requests_finished_total{kind="VolumeReset",phase="Succeeded",reason="Reset"}'
     assert after[finished] == before.get(finished, 0) + 1
     assert after['hubsteward_request_to_action_seconds_count{kind="VolumeReset"}'] >= 1
     assert after['hubsteward_step_duration_seconds_count{step="DeleteClaim"}'] >= 1
     assert after["hubsteward_leading"] == 1
+    assert after["hubsteward_queue_depth"] == 0
+    assert after["process_resident_memory_bytes"] > 10_000_000
+    unfinished = 'hubsteward_requests_unfinished{kind="VolumeReset"}'
+
+    def is_counted(number: int) -> bool:
+        return running.metrics()[unfinished] == number
+
+    wait_for("the end is seen", lambda: is_counted(0), 10)
+    later = ns.ask(names.VOLUME_RESET, user, notBefore="2199-01-01T00:00:00Z")
+    wait_for("the one that waits is counted", lambda: is_counted(1), 10)
+    ns.api.raw("DELETE", ns.requests(names.VOLUME_RESET, later))
     assert after['hubsteward_watch_age_seconds{resource="volumeresets"}'] < 60
 
 

@@ -324,6 +324,25 @@ class Operator:
         except (urllib.error.URLError, OSError):
             return False
 
+    def ask(self, path: str) -> tuple[int, str]:
+        """What the operator itself says over HTTP."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.health_port}{path}", timeout=5) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+
+    def metrics(self) -> dict[str, float]:
+        """Samples by name and labels."""
+        lines = [line.rpartition(" ") for line in self.ask("/metrics")[1].splitlines() if not line.startswith("#")]
+        return {name: float(value) for name, _, value in lines if name}
+
+    def is_idle(self) -> bool:
+        """It has nothing to do, as far as its watches show it."""
+        samples = self.metrics()
+        waiting = [value for name, value in samples.items() if name.startswith("hubsteward_requests_unfinished{")]
+        return not any(waiting) and not samples["hubsteward_queue_depth"]
+
     def terminate(self) -> None:
         """Tell it to stop, and do not wait for it."""
         assert self._process is not None

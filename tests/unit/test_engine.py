@@ -55,6 +55,17 @@ def test_what_went_after_the_list_was_taken_is_not_missing() -> None:
     assert not seen.compare("pods", [thing("b", 1)])
 
 
+def test_what_a_list_does_not_hold_any_more_is_forgotten() -> None:
+    seen = watches.Watches(Clock())
+    assert seen.known("pods") == set()
+    for name in ("a", "b"):
+        seen.deliver("pods", thing(name, 5))
+    before = seen.known("pods")
+    seen.deliver("pods", thing("c", 6))
+    seen.drop("pods", before - {"b"})
+    assert seen.known("pods") == {"b", "c"}
+
+
 def test_the_bucket_lets_a_burst_through_and_then_one_at_a_time() -> None:
     async def spend() -> tuple[float, float]:
         bucket = TokenBucket(rate=100, burst=10)

@@ -10,7 +10,6 @@ from steward_api import names
 
 from steward_operator.core.model import Claim, Pod
 from steward_operator.engine.driver import utc_now
-from steward_operator.engine.prober import Prober
 from steward_operator.engine.store import Key, Requests, Servers
 from steward_operator.engine.watches import Watches
 from steward_operator.kube.client import UNFINISHED, connection
@@ -20,11 +19,11 @@ def registry(
     requests: Requests,
     servers: Servers,
     watches: Watches,
-    prober: Prober,
     add: Callable[[Key], None],
+    forget_pod: Callable[[str], None],
     wake: Callable[[str], None],
 ) -> kopf.OperatorRegistry:
-    """``add`` puts a request into the queue, ``wake`` all unfinished requests of a user."""
+    """``add`` puts a request into the queue, ``wake`` all unfinished ones of a user; ``forget_pod`` gets a UID."""
 
     def wake_maker(body: Any) -> None:
         """The request that a copy was made for, by its UID in the label."""
@@ -65,8 +64,7 @@ def registry(
         pod = Pod(body)
         if event["type"] == "DELETED":
             watches.forget("pods", pod.uid)
-            servers.drop(pod.uid)
-            prober.forget(pod.uid)
+            forget_pod(pod.uid)
         else:
             watches.deliver("pods", body)
             servers.put(pod, utc_now())

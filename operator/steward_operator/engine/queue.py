@@ -53,6 +53,10 @@ class KeyedQueue(Generic[K]):
         heapq.heappush(self._timers, (moment, next(self._order), key))
         self._timer_changed.set()
 
+    def depth(self) -> int:
+        """Keys that are due and not yet in work."""
+        return len(self._queued)
+
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._fire_timers())

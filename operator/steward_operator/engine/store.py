@@ -47,6 +47,9 @@ class Requests:
         of_user = self._of_user.get(user) or {}
         return tuple(request for key, request in of_user.items() if key != excluding and not request.is_finished)
 
+    def unfinished(self, kind: str) -> int:
+        return sum(request.kind == kind and not request.is_finished for request in self._known.values())
+
     def all(self) -> Iterable[Request]:
         return tuple(self._known.values())
 

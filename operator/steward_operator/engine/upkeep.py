@@ -33,12 +33,14 @@ async def resync(
     requests: Requests,
     servers: Servers,
     add: Callable[[Key], None],
+    forget_pod: Callable[[str], None],
     watches: Watches | None = None,
 ) -> None:
     """Once: what a watch may have missed. Unfinished requests are looked at again.
 
     With ``watches``, what is listed is compared with what they have shown a moment later.
     """
+    shown = {resource: watches.known(resource) for resource in (*PLURALS.values(), "pods")} if watches else {}
     before = {(request.kind, request.name) for request in requests.all()}
     known_pods = servers.uids()
     listed = {kind: await kube.list_requests(kind, unfinished=True) for kind in PLURALS}
@@ -52,6 +54,7 @@ async def resync(
         for resource, manifests in [*((PLURALS[kind], found) for kind, found in listed.items()), ("pods", pods)]:
             if not watches.compare(resource, manifests):
                 log(logging.WARNING, "the watch is behind", resource=resource)
+            watches.drop(resource, shown[resource] - {manifest["metadata"]["uid"] for manifest in manifests})
     for kind, manifests in listed.items():
         for manifest in manifests:
             known = requests.get(kind, manifest["metadata"]["name"])
@@ -61,7 +64,7 @@ async def resync(
     for kind, name in before - there:
         requests.drop(kind, name)
     for uid in known_pods - {pod["metadata"]["uid"] for pod in pods}:
-        servers.drop(uid)
+        forget_pod(uid)
     for request in requests.all():
         add((request.kind, request.name))
 
@@ -125,12 +128,13 @@ async def run(
     watches: Watches,
     settings: Settings,
     add: Callable[[Key], None],
+    forget_pod: Callable[[str], None],
     is_leading: Callable[[], bool],
 ) -> None:
     for turn in itertools.count(1):
         await asyncio.sleep(settings.resync_every)
         try:
-            await resync(kube, requests, servers, add, watches)
+            await resync(kube, requests, servers, add, forget_pod, watches)
             if is_leading() and turn % SWEEP_EVERY == 1:
                 await delete_old_requests(kube, settings, utc_now())
                 await delete_old_backups(kube, settings, utc_now())

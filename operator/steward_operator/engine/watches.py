@@ -36,6 +36,15 @@ class Watches:
         self._gone.setdefault(resource, {})[uid] = self._now()
         self._is_fresh(resource)
 
+    def known(self, resource: str) -> set[str]:
+        """UIDs of what has been shown and not taken away."""
+        return set(self._shown.get(resource) or ())
+
+    def drop(self, resource: str, uids: Iterable[str]) -> None:
+        """What a list did not hold any more that was shown before it: a watch that breaks off may miss its end."""
+        for uid in uids:
+            self._shown[resource].pop(uid, None)
+
     def compare(self, resource: str, listed: Iterable[Mapping[str, Any]]) -> bool:
         """Whether everything of a list that is `GRACE` seconds old has been shown since, by the version of the list."""
         shown = self._shown.setdefault(resource, {})

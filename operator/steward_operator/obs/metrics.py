@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 REGISTRY = CollectorRegistry()
+#: Memory, processor time and open files of this process, under their usual names (``process_*``).
+ProcessCollector(registry=REGISTRY)
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 queue_wait = Histogram(
@@ -30,6 +32,11 @@ watch_age = Gauge(
     ["resource"], registry=REGISTRY,
 )  # fmt: skip
 loop_lag = Gauge("hubsteward_loop_lag_seconds", "How late the event loop last woke up.", registry=REGISTRY)
+queue_depth = Gauge("hubsteward_queue_depth", "Requests that are due and not yet looked at.", registry=REGISTRY)
+unfinished = Gauge(
+    "hubsteward_requests_unfinished", "Requests that have not come to an end, as the watches show them.",
+    ["kind"], registry=REGISTRY,
+)  # fmt: skip
 leading = Gauge("hubsteward_leading", "1 while this operator holds the Lease.", registry=REGISTRY)
 backups_deleted = Counter("hubsteward_backups_deleted", "Backups deleted by retention.", registry=REGISTRY)
 
