@@ -1,37 +1,30 @@
 """Random schedules on a real API server with two operators that both believe they lead.
 
-Each schedule is a user of his own: some requests, and what people and machines do meanwhile. Whatever the order, every
-request ends, every volume is there, and nothing was deleted that was not on record and, where due, in a backup.
+Each schedule is a user of his own: some requests, and what people and machines do meanwhile.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
-import json
 import os
 import random
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from steward_api import names
 
 from tests.chaos.report import FULL, Tally
-from tests.support.cluster import wait_for
-from tests.support.control_plane import ControlPlane, Refused
+from tests.support.control_plane import ControlPlane
 from tests.support.control_plane_fixtures import CONFIG, NAMESPACE, Namespace
 from tests.support.fake_kubelet import FakeKubelet
 from tests.support.operator import FakeHub, Operator, Proxy
+from tests.support.people import Played, Player, deletes_of_claims, judge, wait_settled
 
 Json = dict[str, Any]
 SCHEDULES = 500 if FULL else 24
 FIRST = int(os.environ.get("FIRST_SCHEDULE", "0"))
 AT_ONCE = 8
 SEED = 500
-PATIENCE = 150
-KINDS = ("home", "workspace", "cache")
 
 
 @pytest.fixture
@@ -58,156 +51,22 @@ def leaders(
         proxy.stop()
 
 
-@dataclass
-class Played:
-    """One schedule: what was asked for and done."""
-
-    number: int
-    user: str
-    done: list[str] = field(default_factory=list)
-    requests: dict[str, Json] = field(default_factory=dict)
-    #: UIDs of claims that were deleted with kubectl.
-    by_hand: set[str] = field(default_factory=set)
-
-
-class Player:
-    def __init__(self, ns: Namespace, number: int) -> None:
-        self.ns = ns
-        self.chance = random.Random(SEED * 10_000 + number)
-        self.played = Played(number, f"plan{number}")
-
-    def play(self) -> Played:
-        user = self.played.user
-        for kind in KINDS:
-            self.ns.make_claim(user, kind)
-            if self.chance.random() < 0.5:
-                self.ns.bind(user, kind)
-        if self.chance.random() < 0.6:
-            self.ns.start_server(user)
-        for _ in range(self.chance.randint(2, 7)):
-            act = self.chance.choice([self.reset, self.reset, self.restart, self.cancel, self.forget, self.start,
-                                      self.stop, self.delete_claim])  # fmt: skip
-            try:
-                self.played.done.append(act.__name__)
-                act()
-            except Refused as refused:
-                # People are refused things: a second pod of the same name, a locked claim, what is gone already.
-                if refused.status not in (400, 403, 404, 409, 422):
-                    raise
-            pause = time.monotonic() + self.chance.choice([0.0, 0.0, 0.05, 0.2, 0.6])
-            wait_for("the pause is over", lambda end=pause: time.monotonic() >= end, 10, every=0.02)
-        return self.played
-
-    def reset(self) -> None:
-        volumes = self.chance.sample(KINDS, self.chance.randint(1, 2))
-        spec: Json = {
-            "volumes": volumes,
-            "serverPolicy": self.chance.choice(["RequireStopped", "Stop", "StopAndStart"]),
-            "backup": self.chance.choice(["Default", "Copy", "None"]),
-        }
-        ready = [b for b in self.ns.backups(self.played.user) if names.BACKUP in b["metadata"]["annotations"]]
-        if ready and self.chance.random() < 0.5:
-            backup = self.chance.choice(ready)["metadata"]
-            spec.update(volumes=[backup["labels"][names.VOLUME]], contents={"from": "Backup", "name": backup["name"]})
-        self.keep(names.VOLUME_RESET, spec)
-
-    def restart(self) -> None:
-        self.keep(names.SERVER_RESTART, {"strategy": self.chance.choice(["Auto", "InPlace", "Recreate"])})
-
-    def keep(self, kind: str, spec: Json) -> None:
-        # A claim that was deleted by hand while a server holds it is waited for no longer than this.
-        spec["startingDeadlineSeconds"] = 40
-        self.played.requests[self.ns.ask(kind, self.played.user, **spec)] = {"kind": kind, **spec}
-
-    def cancel(self) -> None:
-        for name, request in list(self.played.requests.items())[-1:]:
-            self.ns.api.raw("PATCH", self.ns.requests(request["kind"], name), {"spec": {"cancel": True}},
-                            content_type="application/merge-patch+json")  # fmt: skip
-
-    def forget(self) -> None:
-        for name, request in list(self.played.requests.items())[-1:]:
-            self.ns.api.raw("DELETE", self.ns.requests(request["kind"], name))
-
-    def start(self) -> None:
-        """As the spawner does: the pod first, then a live look at the locks, and the pod back where there is one."""
-        self.ns.make_pod(self.played.user)
-        if any(r.get("status", {}).get("lockedClaims") for r in of_user(self.ns, self.played.user)):
-            self.stop()
-
-    def stop(self) -> None:
-        self.ns.api.raw("DELETE", self.ns.core("pods", f"jupyter-{self.played.user}"))
-
-    def delete_claim(self) -> None:
-        kind = self.chance.choice(KINDS)
-        claim = self.ns.claim(self.played.user, kind)
-        if claim and not any(r["kind"] == names.VOLUME_RESET for r in self.played.requests.values()):
-            return
-        if claim:
-            self.played.by_hand.add(claim["metadata"]["uid"])
-            self.ns.api.raw("DELETE", self.ns.core("persistentvolumeclaims", claim["metadata"]["name"]),
-                            {"preconditions": {"uid": claim["metadata"]["uid"]}})  # fmt: skip
-
-
-def of_user(ns: Namespace, user: str) -> list[Json]:
-    found = []
-    for kind in names.PLURALS:
-        items = ns.api.raw("GET", ns.requests(kind) + f"?fieldSelector=spec.user%3D{user}")["items"]
-        found += [{"kind": kind, **item} for item in items]
-    return found
-
-
-def settled(ns: Namespace, played: Played) -> list[Json] | None:
-    requests = of_user(ns, played.user)
-    over = all(r.get("status", {}).get("completionTime") and not r["metadata"].get("finalizers") for r in requests)
-    return requests or [{}] if over else None
-
-
-def judge(ns: Namespace, played: Played, requests: list[Json], deletes: dict[str, int]) -> None:
-    what = f"schedule {played.number}: {played.done}"
-    resets = [r for r in requests if r and r["kind"] == names.VOLUME_RESET]
-    for request in requests:
-        assert not request or request["status"].get("lockedClaims", []) == [], what
-    if not played.by_hand:
-        for kind in KINDS:
-            claim = ns.claim(played.user, kind)
-            assert claim is not None, f"{kind} is missing; {what}"
-            assert "deletionTimestamp" not in claim["metadata"], what
-            assert claim["metadata"]["labels"]["team"] == "blue", what
-    for request in resets:
-        for row in request["status"].get("volumes", []):
-            assert deletes.get(row.get("uid", ""), 0) <= 1, f"deleted twice; {what}"
-            if row["outcome"] == "Reset" and row.get("backup", {}).get("state") == "Ready":
-                held = [b for b in ns.backups(played.user) if b["metadata"]["name"] == row["backup"]["name"]]
-                assert held, f"the backup is gone; {what}"
-                assert json.loads(held[0]["metadata"]["annotations"][names.BACKUP])["checksum"], what
-
-
 def test_random_schedules_with_two_leaders_break_no_rule(
     leaders: list[tuple[Operator, Proxy]], ns: Namespace, tally: Tally
 ) -> None:
 
     def one(number: int) -> tuple[Played, list[Json]]:
-        played = Player(ns, number).play()
-        try:
-            return played, wait_for("it settles", lambda: settled(ns, played), PATIENCE, every=0.2)
-        except AssertionError as late:
-            held = [r.get("status", {}) for r in of_user(ns, played.user)]
-            short = [{k: s.get(k) for k in ("phase", "reason", "message", "step", "lockedClaims")} for s in held]
-            pods = [ns.pod(played.user)]
-            raise AssertionError(f"schedule {number}: {played.done}: {json.dumps([short, pods])}") from late
+        chance = random.Random(SEED * 10_000 + number)
+        played = Player(ns, f"schedule {number}", f"plan{number}", chance).play()
+        return played, wait_settled(ns, played)
 
     with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
         results = list(pool.map(one, range(FIRST, FIRST + SCHEDULES)))
-    deletes: dict[str, int] = {}
-    acted = []
-    for _, proxy in leaders:
-        acted.append(sum(w.happened for w in proxy.writes))
-        for write in proxy.writes:
-            if write.method == "DELETE" and write.happened and "persistentvolumeclaims" in write.path:
-                uid = write.body["preconditions"]["uid"]
-                deletes[uid] = deletes.get(uid, 0) + 1
+    proxies = [proxy for _, proxy in leaders]
+    deletes = deletes_of_claims(proxies)
     for played, requests in results:
         judge(ns, played, requests, deletes)
+    acted = [sum(w.happened for w in proxy.writes) for proxy in proxies]
     assert min(acted) > SCHEDULES / 4, f"both have acted: {acted}"
     ends = [r["status"]["phase"] for _, requests in results for r in requests if r]
     tally.add("schedules on a real API server, two leaders", cases=SCHEDULES, met=len(results), requests=len(ends))

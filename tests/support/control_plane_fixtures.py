@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -56,8 +57,9 @@ def install(plane: ControlPlane) -> None:
     plane.kubectl("-n", NAMESPACE, "create", "serviceaccount", "stranger")
 
 
-@pytest.fixture(scope="session")
-def api() -> Iterator[ControlPlane]:
+@contextmanager
+def installed() -> Iterator[ControlPlane]:
+    """A control plane of its own with the chart's objects on it."""
     plane = ControlPlane()
     try:
         plane.start()
@@ -65,6 +67,12 @@ def api() -> Iterator[ControlPlane]:
         yield plane
     finally:
         plane.stop()
+
+
+@pytest.fixture(scope="session")
+def api() -> Iterator[ControlPlane]:
+    with installed() as plane:
+        yield plane
 
 
 class Namespace:
@@ -138,8 +146,12 @@ class Namespace:
         return self._find("pods", f"jupyter-{user}")
 
     def _find(self, resource: str, name: str) -> Json | None:
-        found = [o for o in self.api.raw("GET", self.core(resource))["items"] if o["metadata"]["name"] == name]
-        return found[0] if found else None
+        try:
+            return dict(self.api.raw("GET", self.core(resource, name)))
+        except Refused as refused:
+            if refused.status != 404:
+                raise
+            return None
 
     def make_pod(self, user: str, *, is_server: bool = True, dry_run: bool = False) -> None:
         resources = {"requests": {"cpu": "50m"}}

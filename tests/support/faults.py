@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 import threading
 from dataclasses import dataclass, field
@@ -80,3 +81,19 @@ class Injections:
                 return None
             injection.met = True
             return injection.fault
+
+
+class RandomFaults(Injections):
+    """A fault at every so many writes, whosever they are. ``share`` of 1."""
+
+    def __init__(self, seed: int, share: float) -> None:
+        super().__init__()
+        self._chance, self._share = random.Random(seed), share
+        self.met = 0
+
+    def next_fault(self, path: str, body: str) -> Fault | None:
+        with self._lock:
+            if self._chance.random() >= self._share:
+                return None
+            self.met += 1
+            return self._chance.choice(list(Fault))
