@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import concurrent.futures
+import contextlib
 import json
 import statistics
 import tempfile
@@ -26,7 +27,7 @@ from benchmarks.tables import machine, replace_section
 from cluster import cache
 from tests.support.cluster import wait_for
 from tests.support.control_plane import ControlPlane
-from tests.support.control_plane_fixtures import CONFIG, NAMESPACE, Namespace, install
+from tests.support.control_plane_fixtures import CONFIG, NAMESPACE, Namespace, installed
 from tests.support.fake_kubelet import FakeKubelet
 from tests.support.operator import FakeHub, Operator
 
@@ -213,24 +214,28 @@ def fail_over(ns: Namespace, audit: Audit, pair: list[Operator]) -> list[Row]:
 
 
 def run(many: int) -> list[Row]:
-    rows: list[Row] = []
-    pair: list[Operator] = []
-    hub: FakeHub | None = None
-    plane = ControlPlane()
-    directory = Path(tempfile.mkdtemp(prefix="hub-steward-bench-"))
-    try:
-        plane.start()
-        install(plane)
-        ns = Namespace(plane)
-        kubelet = FakeKubelet(plane, NAMESPACE, tick=0.3, swap=1.0)
-        kubelet.start()
+    with contextlib.ExitStack() as stack:
+        plane = stack.enter_context(installed())
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hub-steward-bench-")))
         hub = FakeHub(lambda user, uid: True, lambda user: None)
         hub.start()
-        audit = Audit(plane)
+        stack.callback(hub.stop)
+        ns = Namespace(plane)
         direct = plane.kubeconfig("direct", ns.token("operator"), plane.url)
-        pair.append(Operator(direct, CONFIG, hub.port, NAMESPACE, directory, identity="one"))
-        (directory / "two").mkdir()
-        pair.append(Operator(direct, CONFIG, hub.port, NAMESPACE, directory / "two", identity="two"))
+        pair: list[Operator] = []
+        for identity in ("one", "two"):
+            (directory / identity).mkdir()
+            pair.append(Operator(direct, CONFIG, hub.port, NAMESPACE, directory / identity, identity=identity))
+            stack.callback(pair[-1].stop)
+        return measure(ns, pair, many)
+
+
+def measure(ns: Namespace, pair: list[Operator], many: int) -> list[Row]:
+    rows: list[Row] = []
+    kubelet = FakeKubelet(ns.api, NAMESPACE, tick=0.3, swap=1.0)
+    kubelet.start()
+    audit = Audit(ns.api)
+    try:
         start(pair[0])
         rows.append(("memory, idle", f"{memory(pair[0]):.0f} MB", "resident"))
         rows += latency(ns, audit, 50)
@@ -243,19 +248,13 @@ def run(many: int) -> list[Row]:
         rows += fail_over(ns, audit, pair)
         for one in pair:
             one.stop()
-        kubelet.stop()
-        fill(ns, many)
-        ready = start(pair[0])
-        rows.append((f"start with {many} servers, claims and finished requests more", f"ready in {ready:.1f} s", ""))
-        wait_for("the watches have shown them", lambda: pair[0].is_ready(), 60)
-        rows.append(("memory with them", f"{memory(pair[0]):.0f} MB", "resident"))
-        pair[0].stop()
     finally:
-        for one in pair:
-            one.stop()
-        if hub is not None:
-            hub.stop()
-        plane.stop()
+        kubelet.stop()
+    fill(ns, many)
+    ready = start(pair[0])
+    rows.append((f"start with {many} servers, claims and finished requests more", f"ready in {ready:.1f} s", ""))
+    wait_for("the watches have shown them", lambda: pair[0].is_ready(), 60)
+    rows.append(("memory with them", f"{memory(pair[0]):.0f} MB", "resident"))
     return rows
 
 

@@ -11,19 +11,14 @@ from steward_api import names
 
 from tests.support.cluster import wait_for
 from tests.support.control_plane import ControlPlane, Refused
-from tests.support.control_plane_fixtures import CONFIG, NAMESPACE, Namespace, install
+from tests.support.control_plane_fixtures import CONFIG, NAMESPACE, Namespace, installed
 from tests.support.operator import FakeHub, Operator, Proxy
 
 
 @pytest.fixture
 def plane() -> Iterator[ControlPlane]:
-    plane = ControlPlane()
-    try:
-        plane.start()
-        install(plane)
+    with installed() as plane:
         yield plane
-    finally:
-        plane.stop()
 
 
 def test_a_namespace_that_is_deleted_in_the_middle_goes(plane: ControlPlane, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from steward_api import names
 
+from tests.support.builders import denial
 from tests.support.cluster import wait_for
 from tests.support.control_plane import Refused
 from tests.support.control_plane_fixtures import CONFIG, NAMESPACE, Namespace
@@ -151,20 +152,8 @@ def test_prefixes_are_different_people(running: Operator, ns: Namespace) -> None
 def test_a_policy_against_the_new_claim_stops_the_reset_before_the_delete(running: Operator, ns: Namespace) -> None:
     user = ns.user()
     claim = ns.make_claim(user, "workspace")
-    policy: dict[str, Any] = {
-        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicy",
-        "metadata": {"name": "no-claims"},
-        "spec": {
-            "matchConstraints": {"resourceRules": [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"],
-                                                    "resources": ["persistentvolumeclaims"],
-                                                    "resourceNames": [f"workspace-{user}"]}]},
-            "validations": [{"expression": "false", "message": "no such claim any more"}],
-        },
-    }  # fmt: skip
-    binding = {
-        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicyBinding",
-        "metadata": {"name": "no-claims"}, "spec": {"policyName": "no-claims", "validationActions": ["Deny"]},
-    }  # fmt: skip
+    message = "no such claim any more"
+    policy, binding = denial("no-claims", "CREATE", "persistentvolumeclaims", message, only=f"workspace-{user}")
     path = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolic"
     ns.api.raw("POST", f"{path}ies", policy)
     ns.api.raw("POST", f"{path}ybindings", binding)
@@ -175,7 +164,7 @@ def test_a_policy_against_the_new_claim_stops_the_reset_before_the_delete(runnin
                 body = {"metadata": {"name": f"workspace-{user}"}, "spec": claim["spec"]}
                 ns.api.raw("POST", ns.core("persistentvolumeclaims") + "?dryRun=All", body)
             except Exception as refused:
-                return "no such claim any more" in str(refused)
+                return message in str(refused)
             return False
 
         wait_for("the policy is in force", is_denied, 20)

@@ -12,6 +12,7 @@ import pytest
 from steward_api import names
 
 from tests.e2e.test_reset import exists, manifest, write
+from tests.support.builders import denial
 from tests.support.cluster import Kube, Session, wait_for
 
 
@@ -79,20 +80,8 @@ def test_A36_a_backup_that_cannot_be_made_keeps_everything(user: Session, kube: 
 def test_A03_one_success_and_one_failure_are_both_shown(used: Session, kube: Kube) -> None:
     before = kube.claims(used.user)
     name = before["workspace"]["metadata"]["name"]
-    policy = {
-        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicy",
-        "metadata": {"name": "keep-this-one"},
-        "spec": {
-            "matchConstraints": {"resourceRules": [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["DELETE"],
-                                                    "resources": ["persistentvolumeclaims"], "resourceNames": [name]}]},
-            "validations": [{"expression": "false", "message": "this volume is under legal hold"}],
-        },
-    }  # fmt: skip
-    binding = {
-        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicyBinding",
-        "metadata": {"name": "keep-this-one"}, "spec": {"policyName": "keep-this-one", "validationActions": ["Deny"]},
-    }  # fmt: skip
-    kube.apply(policy, binding)
+    message = "this volume is under legal hold"
+    kube.apply(*denial("keep-this-one", "DELETE", "persistentvolumeclaims", message, only=name))
     try:
 
         def is_held() -> bool:

@@ -13,6 +13,7 @@ import pytest
 from steward_api import names
 
 from tests.e2e.test_reset import manifest
+from tests.support.builders import denial
 from tests.support.cluster import Kube, Session, wait_for
 
 Login = Callable[[str], Session]
@@ -134,20 +135,8 @@ def test_a_refused_direction_is_followed_by_the_other(user: Session, kube: Kube)
 def no_resize(kube: Kube, user: Session) -> Iterator[None]:
     """A policy against any resize, as a team may have: both directions are refused."""
     user.start_and_wait()
-    policy = {
-        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicy",
-        "metadata": {"name": "no-resize"},
-        "spec": {
-            "matchConstraints": {"resourceRules": [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["UPDATE"],
-                                                    "resources": ["pods/resize"]}]},
-            "validations": [{"expression": "false", "message": "nothing is resized here"}],
-        },
-    }  # fmt: skip
-    binding = {
-        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicyBinding",
-        "metadata": {"name": "no-resize"}, "spec": {"policyName": "no-resize", "validationActions": ["Deny"]},
-    }  # fmt: skip
-    kube.apply(policy, binding)
+    message = "nothing is resized here"
+    kube.apply(*denial("no-resize", "UPDATE", "pods/resize", message))
     pod = pod_of(kube, user)["metadata"]["name"]
     change = json.dumps({"spec": {"containers": [{"name": "notebook", "resources": {"requests": {"cpu": "49m"}}}]}})
 
@@ -155,7 +144,7 @@ def no_resize(kube: Kube, user: Session) -> Iterator[None]:
         try:
             kube("patch", "pod", pod, "--subresource=resize", "--dry-run=server", "-p", change)
         except Exception as refused:
-            return "nothing is resized here" in str(refused)
+            return message in str(refused)
         return False
 
     wait_for("the policy is in force", is_held, 30)

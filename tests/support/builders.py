@@ -135,3 +135,39 @@ def written(req: Request, step: object) -> Request:
 def with_status(req: Request, finalizers: tuple[str, ...] = (), **status: Any) -> Request:
     return Request({**req.manifest, "metadata": {**req.meta, "finalizers": list(finalizers)},
                     "status": {**req.status, **status}})  # fmt: skip
+
+
+def after(seconds: float) -> datetime:
+    return NOW + timedelta(seconds=seconds)
+
+
+def status_of(step: object) -> Json:
+    """What a step writes down, the conditions apart: the tests name those one by one."""
+    assert isinstance(step, WriteStatus), step
+    return {key: value for key, value in step.status.items() if key != "conditions"}
+
+
+def told(step: object) -> tuple[str, str, str]:
+    """What people are told of the request: phase, reason and message."""
+    status = status_of(step)
+    return status["phase"], status["reason"], status["message"]
+
+
+def denial(
+    name: str, operation: str, resource: str, message: str, *, only: str = "", group: str = ""
+) -> tuple[Json, Json]:
+    """A policy, as a team may have one, that refuses an operation on a resource, or on the one object ``only``."""
+    rule: Json = {"apiGroups": [group], "apiVersions": ["*"], "operations": [operation], "resources": [resource]}
+    if only:
+        rule["resourceNames"] = [only]
+    version = "admissionregistration.k8s.io/v1"
+    policy = {
+        "apiVersion": version, "kind": "ValidatingAdmissionPolicy", "metadata": {"name": name},
+        "spec": {"matchConstraints": {"resourceRules": [rule]},
+                 "validations": [{"expression": "false", "message": message}]},
+    }  # fmt: skip
+    binding = {
+        "apiVersion": version, "kind": "ValidatingAdmissionPolicyBinding", "metadata": {"name": name},
+        "spec": {"policyName": name, "validationActions": ["Deny"]},
+    }  # fmt: skip
+    return policy, binding

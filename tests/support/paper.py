@@ -121,10 +121,37 @@ class Leader:
         return step
 
 
-class PaperCluster:
+class Wire:
+    """How writes come to something on paper: at once, or some time later."""
+
+    def __init__(self) -> None:
+        self.on_their_way: list[tuple[Any, Request]] = []
+
+    def arrive(self, step: Any, seen: Request, answers: dict[str, Refusal | None]) -> None:
+        """The write reaches the API server, which may refuse it; a conflict tells its sender to look again."""
+        try:
+            answer = self._do(step, seen)
+        except Conflict:
+            return
+        if hasattr(step, "key"):
+            answers[step.key] = answer
+
+    def deliver(self, number: int) -> None:
+        """A write that was held up arrives."""
+        if self.on_their_way:
+            step, seen = self.on_their_way.pop(number % len(self.on_their_way))
+            self.arrive(step, seen, {})
+
+    def _do(self, step: Any, seen: Request) -> Refusal | None:
+        """Carries out a write by somebody who had ``seen`` the request, or raises Conflict."""
+        raise NotImplementedError
+
+
+class PaperCluster(Wire):
     """One user's volumes and server, and one VolumeReset."""
 
     def __init__(self, *kinds: str, running: bool = False, used: bool = True, **spec: Any) -> None:
+        super().__init__()
         self._versions = itertools.count(100)
         self._numbers = itertools.count(1)
         self.now: datetime = NOW
@@ -139,9 +166,7 @@ class PaperCluster:
             self._put(claim(kind, status=status), content=f"{kind} of old" if used else "")
         self.pods: dict[str, Json] = {}
         self.jobs: dict[str, Json] = {}
-        self.on_their_way: list[tuple[Any, Request]] = []
         self.deleted: list[str] = []
-        self.lost: list[str] = []
         self.refuse_creation = False
         self.unreadable = False
         self.slow = False
@@ -161,21 +186,6 @@ class PaperCluster:
         }
 
     # -- what happens to writes ------------------------------------------------------------------------------------
-
-    def arrive(self, step: Any, seen: Request, answers: dict[str, Refusal | None]) -> None:
-        """The write reaches the API server, which may refuse it; a conflict tells its sender to look again."""
-        try:
-            answer = self._do(step, seen)
-        except Conflict:
-            return
-        if hasattr(step, "key"):
-            answers[step.key] = answer
-
-    def deliver(self, number: int) -> None:
-        """A write that was held up arrives."""
-        if self.on_their_way:
-            step, seen = self.on_their_way.pop(number % len(self.on_their_way))
-            self.arrive(step, seen, {})
 
     def _do(self, step: Any, seen: Request) -> Refusal | None:
         match step:

@@ -21,7 +21,7 @@ from steward_operator.core.settings import Settings
 from steward_operator.core.steps import Done, Plan, ResizePod, StartServer, StopServer, Wait, WriteStatus
 
 from .builders import NOW, TABLE, claim, pod, restart, stamp
-from .paper import Conflict
+from .paper import Conflict, Wire
 
 Json = dict[str, Any]
 SETTINGS = Settings(start_failure_timeout=30, stop_timeout=60, answer_timeout=60, min_restart_interval=5)
@@ -84,10 +84,11 @@ class Restarter:
         return step
 
 
-class PaperServer:
+class PaperServer(Wire):
     """Ann's server and some ServerRestarts of it."""
 
     def __init__(self, requests: list[Json], *, gpu: bool = False, guaranteed: bool = False) -> None:
+        super().__init__()
         self._versions = itertools.count(100)
         self._numbers = itertools.count(1)
         self.now: datetime = NOW
@@ -98,7 +99,6 @@ class PaperServer:
         self.pod: Json | None = None
         self.answering: set[str] = set()
         self.ends: list[datetime] = []
-        self.on_their_way: list[tuple[Any, Request]] = []
         #: Instances that each request has ended while they ran.
         self.killed: dict[str, list[str]] = {name: [] for name in self.requests}
         self.resized_by = ""
@@ -123,20 +123,6 @@ class PaperServer:
         }
 
     # -- what happens to writes ------------------------------------------------------------------------------------
-
-    def arrive(self, step: Any, seen: Request, answers: dict[str, Refusal | None]) -> None:
-        try:
-            answer = self._do(step, seen)
-        except Conflict:
-            return
-        if hasattr(step, "key"):
-            answers[step.key] = answer
-
-    def deliver(self, number: int) -> None:
-        """A write that was held up arrives."""
-        if self.on_their_way:
-            step, seen = self.on_their_way.pop(number % len(self.on_their_way))
-            self.arrive(step, seen, {})
 
     def _do(self, step: Any, seen: Request) -> Refusal | None:
         match step:

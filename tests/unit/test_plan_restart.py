@@ -10,14 +10,9 @@ from steward_api.phases import Phase, Reason
 from steward_operator.core import bounce
 from steward_operator.core.model import Refusal, Request
 from steward_operator.core.plan_restart import plan_restart
-from steward_operator.core.steps import Done, ResizePod, StartServer, StopServer, Wait, WriteStatus
+from steward_operator.core.steps import Done, ResizePod, StartServer, StopServer, Wait
 
-from tests.support.builders import NOW, claim, pod, restart, with_status, world, written
-
-
-def status_of(step: object) -> dict[str, Any]:
-    assert isinstance(step, WriteStatus), step
-    return dict(step.status)
+from tests.support.builders import NOW, claim, pod, restart, status_of, with_status, world, written
 
 
 def begun(**of_pod: Any) -> Request:

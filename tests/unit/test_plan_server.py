@@ -11,24 +11,10 @@ from steward_operator.core.model import Pod, Refusal, Request
 from steward_operator.core.plan_restart import plan_restart
 from steward_operator.core.steps import ResizePod, StopServer, Wait, WriteStatus
 
-from tests.support.builders import NOW, claim, pod, restart, with_status, world, written
+from tests.support.builders import NOW, after, claim, pod, restart, status_of, told, with_status, world, written
 
 Json = dict[str, Any]
 AT = "2026-11-21T12:00:00Z"
-
-
-def after(seconds: float) -> Any:
-    return NOW + timedelta(seconds=seconds)
-
-
-def status_of(step: object) -> Json:
-    assert isinstance(step, WriteStatus), step
-    return {key: value for key, value in step.status.items() if key != "conditions"}
-
-
-def told(step: object) -> tuple[str, str, str]:
-    status = status_of(step)
-    return status["phase"], status["reason"], status["message"]
 
 
 def bouncing(**spec: Any) -> Request:

@@ -25,10 +25,9 @@ from steward_operator.core.steps import (
     DeleteJob,
     DeleteSnapshot,
     Wait,
-    WriteStatus,
 )
 
-from tests.support.builders import NOW, TABLE, claim, reset, stamp, with_status, written
+from tests.support.builders import NOW, TABLE, claim, reset, stamp, status_of, with_status, written
 from tests.support.builders import world as plain_world
 
 Json = dict[str, Any]
@@ -64,11 +63,6 @@ def backing_up() -> Request:
     req = written(req, plan_reset(world(req, home())))
     answers: dict[str, Refusal | None] = {"try/home-ann": None}
     return written(req, plan_reset(world(req, home(), answers=answers)))
-
-
-def status_of(step: object) -> Json:
-    assert isinstance(step, WriteStatus), step
-    return dict(step.status)
 
 
 def settled(req: Request, condition: str = "Complete") -> Job:
