@@ -22,6 +22,7 @@ from tests.support.cluster import wait_for
 from tests.support.control_plane import ControlPlane
 from tests.support.control_plane_fixtures import CONFIG, NAMESPACE, Namespace
 from tests.support.fake_kubelet import FakeKubelet
+from tests.support.fake_snapshots import FakeSnapshots
 from tests.support.faults import RandomFaults
 from tests.support.operator import FakeHub, Kill, Operator, Proxy
 from tests.support.people import Player, deletes_of_claims, judge, wait_settled
@@ -129,7 +130,7 @@ class Soak:
 
 
 def test_the_same_users_for_a_long_time(
-    pair: list[Operator], ns: Namespace, proxy: Proxy, kubelet: FakeKubelet, tally: Tally
+    pair: list[Operator], ns: Namespace, proxy: Proxy, kubelet: FakeKubelet, snapshots: FakeSnapshots, tally: Tally
 ) -> None:
     soak = Soak(ns, proxy, pair)
     proxy.injections = faults = RandomFaults(SEED, FAULTS / 100)

@@ -17,6 +17,7 @@ from tests.chaos.report import FULL, Tally
 from tests.support.control_plane import ControlPlane
 from tests.support.control_plane_fixtures import CONFIG, NAMESPACE, Namespace
 from tests.support.fake_kubelet import FakeKubelet
+from tests.support.fake_snapshots import FakeSnapshots
 from tests.support.operator import FakeHub, Operator, Proxy
 from tests.support.people import Played, Player, deletes_of_claims, judge, wait_settled
 
@@ -29,7 +30,7 @@ SEED = 500
 
 @pytest.fixture
 def leaders(
-    api: ControlPlane, ns: Namespace, hub: FakeHub, kubelet: FakeKubelet, tmp_path: Any
+    api: ControlPlane, ns: Namespace, hub: FakeHub, kubelet: FakeKubelet, snapshots: FakeSnapshots, tmp_path: Any
 ) -> Iterator[list[tuple[Operator, Proxy]]]:
     """Two operators, each behind a proxy that keeps its Lease for itself."""
     pair = []

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from steward_api import names
+from steward_operator.core.quantities import quantity
 
 from tests.e2e.test_reset import manifest
 from tests.support.builders import denial
@@ -129,6 +130,53 @@ def test_a_refused_direction_is_followed_by_the_other(user: Session, kube: Kube)
     after = pod_of(kube, user)
     assert after["metadata"]["uid"] == before["metadata"]["uid"]
     assert after["spec"]["containers"][0]["resources"]["requests"]["cpu"] == "51m"
+
+
+@pytest.fixture
+def full_node(kube: Kube, user: Session) -> Iterator[None]:
+    """A pod that asks for all the CPU that is left on the node, once the user's server is there."""
+    user.start_and_wait()
+    node = kube.json("get", "node", f"{kube.target.name}-control-plane")
+    pods = kube.json("get", "pods", "-A", "--field-selector=status.phase!=Succeeded,status.phase!=Failed")["items"]
+    taken = sum(
+        quantity(c.get("resources", {}).get("requests", {}).get("cpu", "0"))
+        for pod in pods
+        for c in pod["spec"]["containers"]
+    )
+    left = round((quantity(node["status"]["allocatable"]["cpu"]) - taken) * 1000)
+    body = {
+        "name": "everything", "image": pod_of(kube, user)["spec"]["containers"][0]["image"],
+        "imagePullPolicy": "Never", "command": ["sleep", "infinity"],
+        "resources": {"requests": {"cpu": f"{left}m"}},
+        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+    }  # fmt: skip
+    security = {"runAsNonRoot": True, "runAsUser": 1000, "seccompProfile": {"type": "RuntimeDefault"}}
+    kube.apply({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "everything"},
+        "spec": {"containers": [body], "securityContext": security, "terminationGracePeriodSeconds": 0},
+    })  # fmt: skip
+    kube("wait", "--for=condition=Ready", "pod/everything", "--timeout=60s")
+    yield
+    kube("delete", "pod", "everything", "--wait=true")
+
+
+@pytest.mark.alone
+@pytest.mark.usefixtures("no_smaller", "full_node")
+def test_a_resize_that_the_node_puts_off_is_taken_back_and_the_server_starts_anew(user: Session, kube: Kube) -> None:
+    """No way down by the LimitRange, and none up on a node that is full: the kubelet says Deferred."""
+    before = pod_of(kube, user)
+    name = kube.create(manifest(names.SERVER_RESTART, user.user))
+
+    def is_deferred() -> bool:
+        conditions = pod_of(kube, user)["status"].get("conditions", [])
+        return ("PodResizePending", "Deferred") in [(c["type"], c.get("reason")) for c in conditions]
+
+    wait_for("the kubelet puts the resize off", is_deferred, 60, every=0.1)
+    ended = kube.finished("srestart", name, 180)["status"]
+    assert (ended["phase"], ended["mechanism"]) == ("Succeeded", "Recreate"), ended
+    after = pod_of(kube, user)
+    assert after["metadata"]["uid"] != before["metadata"]["uid"]
+    assert after["spec"]["containers"][0]["resources"] == before["spec"]["containers"][0]["resources"]
 
 
 @pytest.fixture

@@ -15,9 +15,11 @@ from steward_api import names
 
 from cluster import cache, local, tools
 from cluster.shell import run
+from tests.csi.fixture import definitions
 from tests.support.cluster import wait_for
 from tests.support.control_plane import ControlPlane, Refused
 from tests.support.fake_kubelet import FakeKubelet
+from tests.support.fake_snapshots import FakeSnapshots
 from tests.support.operator import FakeHub, Operator, Proxy
 
 Json = dict[str, Any]
@@ -35,6 +37,7 @@ CONFIG = {
         "resync_every": 5,
         "start_failure_timeout": 8,
         "copying": {"image": "hub-steward/operator:test"},
+        "snapshots": {"enabled": True},
     },
 }
 
@@ -44,10 +47,11 @@ def install(plane: ControlPlane) -> None:
     tools.bin_directory()
     local.chart_dependencies()
     rendered = run([cache.root() / "bin/helm", "template", "hub", local.CHART, "--namespace", NAMESPACE,
-                    "--set", "operator.image.tag=test"])  # fmt: skip
+                    "--set", "operator.image.tag=test",
+                    "--set", "operator.backups.snapshots.enabled=true"])  # fmt: skip
     kept = {"CustomResourceDefinition", "ServiceAccount", "Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding",
             "ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"}  # fmt: skip
-    objects = [o for o in yaml.safe_load_all(rendered) if o and o["kind"] in kept]
+    objects = [o for o in yaml.safe_load_all(rendered) if o and o["kind"] in kept] + definitions()
     plane.kubectl("create", "namespace", NAMESPACE)
     for chosen in ({"CustomResourceDefinition"}, kept - {"CustomResourceDefinition"}):
         items = [o for o in objects if o["kind"] in chosen]
@@ -134,10 +138,12 @@ class Namespace:
         return dict(self.api.raw("PATCH", f"{path}/status", body, content_type="application/merge-patch+json"))
 
     def backups(self, user: str) -> list[Json]:
-        """The user's backups, ready or not."""
+        """The user's backups, copies and snapshots, ready or not."""
         selector = f"?labelSelector={names.COMPONENT}%3D{names.BACKUP_COMPONENT}"
-        listed = self.api.raw("GET", self.core("persistentvolumeclaims") + selector)["items"]
-        return [c for c in listed if c["metadata"]["annotations"].get(names.USERNAME) == user]
+        snapshots = f"/apis/{names.SNAPSHOT_GROUP}/v1/namespaces/{NAMESPACE}/volumesnapshots"
+        paths = (self.core("persistentvolumeclaims"), snapshots)
+        listed = [held for path in paths for held in self.api.raw("GET", path + selector)["items"]]
+        return [held for held in listed if held["metadata"]["annotations"].get(names.USERNAME) == user]
 
     def claim(self, user: str, kind: str) -> Json | None:
         return self._find("persistentvolumeclaims", f"{kind}-{user}")
@@ -226,12 +232,21 @@ def ns(api: ControlPlane) -> Namespace:
 
 
 @pytest.fixture(scope="session")
+def snapshots(api: ControlPlane, ns: Namespace) -> Iterator[FakeSnapshots]:
+    snapshots = FakeSnapshots(api, NAMESPACE)
+    snapshots.start()
+    yield snapshots
+    snapshots.stop()
+    assert not snapshots.problems, snapshots.problems
+
+
+@pytest.fixture(scope="session")
 def kubelet(api: ControlPlane, ns: Namespace) -> Iterator[FakeKubelet]:
     kubelet = FakeKubelet(api, NAMESPACE)
     kubelet.start()
     yield kubelet
     kubelet.stop()
-    assert not kubelet.problems
+    assert not kubelet.problems, kubelet.problems
 
 
 @pytest.fixture(scope="session")

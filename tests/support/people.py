@@ -83,7 +83,7 @@ class Player:
         spec: Json = {
             "volumes": volumes,
             "serverPolicy": self.chance.choice(["RequireStopped", "Stop", "StopAndStart"]),
-            "backup": self.chance.choice(["Default", "Copy", "None"]),
+            "backup": self.chance.choice(["Default", "Copy", "Snapshot", "None"]),
         }
         ready = [b for b in self.ns.backups(self.played.user) if names.BACKUP in b["metadata"]["annotations"]]
         if ready and self.chance.random() < 0.5:
@@ -187,4 +187,5 @@ def judge(
             if keeps_backups and row["outcome"] == "Reset" and row.get("backup", {}).get("state") == "Ready":
                 held = [b for b in ns.backups(played.user) if b["metadata"]["name"] == row["backup"]["name"]]
                 assert held, f"the backup is gone; {what}"
-                assert json.loads(held[0]["metadata"]["annotations"][names.BACKUP])["checksum"], what
+                report = json.loads(held[0]["metadata"]["annotations"][names.BACKUP])
+                assert report["checksum" if row["backup"]["provider"] == "Copy" else "bytes"], what
