@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import pytest
@@ -58,7 +59,24 @@ def install(plane: ControlPlane) -> None:
         body = json.dumps({"apiVersion": "v1", "kind": "List", "items": items})
         plane.kubectl("apply", "-n", NAMESPACE, "-f", "-", input_text=body)
     plane.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
+    for group, version, plural in (
+        (names.SNAPSHOT_GROUP, "v1", "volumesnapshots"),
+        *((names.GROUP, names.VERSION, plural) for plural in names.PLURALS.values()),
+    ):
+        path = f"/apis/{group}/{version}/namespaces/{NAMESPACE}/{plural}"
+        wait_for(f"{plural} are served", partial(is_served, plane, path), 30, every=0.1)
     plane.kubectl("-n", NAMESPACE, "create", "serviceaccount", "stranger")
+
+
+def is_served(plane: ControlPlane, path: str) -> bool:
+    """A definition is Established a moment before the API server has made its store ready."""
+    try:
+        plane.raw("GET", path)
+    except Refused as refused:
+        if refused.status not in (404, 429, 503):
+            raise
+        return False
+    return True
 
 
 @contextmanager

@@ -6,7 +6,6 @@ The real chain is in ``tests/csi``; here it would make every crash boundary take
 from __future__ import annotations
 
 import threading
-import urllib.error
 from typing import Any
 
 from .control_plane import ControlPlane, Refused
@@ -29,9 +28,8 @@ class FakeSnapshots(threading.Thread):
                     if event["type"] in ("ADDED", "MODIFIED"):
                         self._tend(event["object"])
             except (OSError, ValueError) as error:
-                # At the end of the control plane the watch ends, too; a definition that is new is served a little later.
-                is_early = isinstance(error, urllib.error.HTTPError) and error.code == 429
-                if not self._stop_asked.wait(1) and not is_early:
+                # At the end of the control plane the watch ends, too.
+                if not self._stop_asked.wait(1):
                     self.problems.append(repr(error))
 
     def stop(self) -> None:
