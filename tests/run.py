@@ -65,6 +65,12 @@ def e2e() -> int:
     return max(codes)
 
 
+def chaos() -> int:
+    """All of it takes hours on one core: two control planes, each with its part."""
+    apart = ("-n", "2", "--dist", "worksteal") if os.environ.get("CHAOS") == "full" else ()
+    return uv_run("pytest", "tests/chaos", "--durations=8", *apart)
+
+
 NAMES = ("unit", "api", "chart", "e2e", "browser", "chaos")
 #: Not run unless asked for: they take long, or are not about every change.
 APART = ("csi", "schedules")
@@ -76,7 +82,7 @@ def schedules() -> int:
 
 
 TIERS = {"lint": lint} | {tier: lambda t=tier: pytest(t) for tier in (*NAMES, *APART)} | {
-    "e2e": e2e, "schedules": schedules,
+    "e2e": e2e, "chaos": chaos, "schedules": schedules,
 }  # fmt: skip
 
 

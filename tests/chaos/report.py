@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 from collections.abc import Iterator
@@ -33,12 +34,15 @@ class Tally:
         print(f"chaos: {what}: {json.dumps(figures)}")
 
     def write(self) -> None:
-        known = json.loads(FILE.read_text()) if FILE.exists() else {}
         FILE.parent.mkdir(exist_ok=True)
-        rows = {**known, **self.rows}
-        FILE.write_text(json.dumps(rows, indent=2) + "\n")
-        if FULL:
-            replace_section(cache.REPOSITORY / "docs" / "reliability.md", "chaos", table(rows))
+        with FILE.with_suffix(".lock").open("w") as lock:
+            # Several processes of one run write here.
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            known = json.loads(FILE.read_text()) if FILE.exists() else {}
+            rows = {**known, **self.rows}
+            FILE.write_text(json.dumps(rows, indent=2) + "\n")
+            if FULL:
+                replace_section(cache.REPOSITORY / "docs" / "reliability.md", "chaos", table(rows))
 
 
 def table(rows: dict[str, dict[str, Any]]) -> str:
