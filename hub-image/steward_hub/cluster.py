@@ -175,6 +175,21 @@ async def snapshots_of(namespace: str, user: str) -> list[dict[str, Any]]:
     return [s for s in page["items"] if (s["metadata"].get("annotations") or {}).get(names.USERNAME) == user]
 
 
+async def delete_snapshot(namespace: str, name: str, uid: str) -> None:
+    """That very snapshot; one that is gone, or another of its name, is left."""
+    api = shared_client("CustomObjectsApi")
+    body = {"preconditions": {"uid": uid}}
+    try:
+        await _bounded(
+            api.delete_namespaced_custom_object(
+                names.SNAPSHOT_GROUP, names.SNAPSHOT_VERSION, namespace, names.SNAPSHOTS, name, body=body
+            )
+        )
+    except ClusterRefused as refused:
+        if refused.status not in (404, 409):
+            raise
+
+
 async def claims_of(namespace: str, user: str, component: str = names.STORAGE_COMPONENT) -> list[Any]:
     """The user's claims (V1PersistentVolumeClaim), or with another component his backups, by the raw name in their
     annotation."""

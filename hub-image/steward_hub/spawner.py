@@ -23,7 +23,7 @@ from steward_api.volumes import OnUserDelete, Volume
 from traitlets import Bool, Dict, Integer, Unicode
 from traitlets.config import Configurable
 
-from .cluster import ClusterAway, ClusterRefused, Requests
+from .cluster import ClusterAway, ClusterRefused, Requests, delete_snapshot, snapshots_of
 
 #: The kubelet's longest crash back-off, and a little.
 LONGEST_BACK_OFF = timedelta(seconds=330)
@@ -45,6 +45,8 @@ class StewardMixin(Configurable):
     """Composed before a KubeSpawner class by `wiring.compose`."""
 
     steward_volumes: Mapping[str, Volume] = {}
+    #: Whether backups may be VolumeSnapshots.
+    steward_snapshots = False
     # KubeSpawner's own: whether the remembered name of the home claim is settled.
     _pvc_exists: bool
 
@@ -226,9 +228,9 @@ class StewardMixin(Configurable):
                 status_code=409,
             )
 
-    async def _my_claims(self) -> list[Any]:
+    async def _my_claims(self, component: str = names.STORAGE_COMPONENT) -> list[Any]:
         page = await self.api.list_namespaced_persistent_volume_claim(
-            self.namespace, label_selector=f"{names.COMPONENT}={names.STORAGE_COMPONENT}"
+            self.namespace, label_selector=f"{names.COMPONENT}={component}"
         )
         return [claim for claim in page.items if self._is_mine(claim)]
 
@@ -314,14 +316,15 @@ class StewardMixin(Configurable):
                 ) from error
 
     async def delete_forever(self) -> None:
-        """A removed user's claims, those the table says go with him. Named servers take only their own."""
+        """A removed user's claims, those the table says go with him, and their backups. Named servers take only their
+        own."""
         kinds = {
             kind
             for kind, volume in self.steward_volumes.items()
             # What all of a user's servers share does not go with one of them.
             if volume.on_user_delete is OnUserDelete.DELETE and (volume.is_per_server or not self.name)
         }
-        for claim in await self._my_claims():
+        for claim in [*await self._my_claims(), *await self._my_claims(names.BACKUP_COMPONENT)]:
             if _kind(claim) in kinds:
                 self.log.info("Deleting claim %s of removed server", claim.metadata.name)
                 options = client.V1DeleteOptions(preconditions=client.V1Preconditions(uid=claim.metadata.uid))
@@ -332,6 +335,11 @@ class StewardMixin(Configurable):
                 except ApiException as error:
                     if error.status not in (404, 409):
                         raise
+        for snapshot in await snapshots_of(self.namespace, self.user.name) if self.steward_snapshots else ():
+            meta = snapshot["metadata"]
+            if meta["labels"].get(names.VOLUME) in kinds and meta["annotations"].get(names.SERVERNAME, "") == self.name:
+                self.log.info("Deleting snapshot %s of removed server", meta["name"])
+                await delete_snapshot(self.namespace, meta["name"], meta["uid"])
 
     # -- the hub's view --------------------------------------------------------------------------------------------
 

@@ -28,7 +28,7 @@ def wire(
     from .handlers import Steward, handlers
 
     table = read_table(storage) if storage.get("type", "dynamic") == "dynamic" else {}
-    spawner, refusal = compose(_configured(c.JupyterHub, "spawner_class", DEFAULT_SPAWNER), table)
+    spawner, refusal = compose(_configured(c.JupyterHub, "spawner_class", DEFAULT_SPAWNER), table, snapshots)
     c.JupyterHub.spawner_class = spawner
     steward = Steward(namespace=namespace, table=table, actions_off=refusal, has_snapshots=snapshots)
     _extend(c.JupyterHub, "extra_handlers", handlers(steward))
@@ -41,7 +41,7 @@ def wire(
     c.KubeSpawner.storage_pvc_ensure = False
 
 
-def compose(configured: str | type, table: Mapping[str, Volume]) -> tuple[str | type, str]:
+def compose(configured: str | type, table: Mapping[str, Volume], snapshots: bool = False) -> tuple[str | type, str]:
     """The configured spawner with our mixin before it; with a foreign spawner that one, and why actions are off."""
     from kubespawner import KubeSpawner
 
@@ -50,7 +50,8 @@ def compose(configured: str | type, table: Mapping[str, Volume]) -> tuple[str | 
     base = _load(configured)
     if not issubclass(base, KubeSpawner):
         return configured, f"This hub starts servers with {base.__name__}, which these actions do not work with."
-    return type(f"Steward{base.__name__}", (StewardMixin, base), {"steward_volumes": dict(table)}), ""
+    parts = {"steward_volumes": dict(table), "steward_snapshots": snapshots}
+    return type(f"Steward{base.__name__}", (StewardMixin, base), parts), ""
 
 
 def _load(configured: str | type) -> type:

@@ -213,7 +213,7 @@ def test_snapshots_are_off_and_their_rights_come_with_them(helm: Any) -> None:
 
     assert about() == {}
     on = ("--set", "operator.backups.snapshots.enabled=true", "--set", "operator.backups.snapshots.className=fast")
-    assert about(*on) == {"operator": ["list", "create", "delete", "patch"], "hub": ["list"]}
+    assert about(*on) == {"operator": ["list", "create", "delete", "patch"], "hub": ["list", "delete"]}
     rendered = objects(helm, *on)
     (config,) = [o for o in rendered if o["kind"] == "ConfigMap" and o["metadata"]["name"] == "operator"]
     settings = read_settings(json.loads(config["data"]["config.json"])["settings"])

@@ -156,6 +156,25 @@ def test_stop_and_start_around_a_reset(user: Session, kube: Kube) -> None:
     assert not exists(kube, user, "/home/jovyan/workspace/lost")
 
 
+def test_the_backups_of_what_goes_with_a_user_go_too(
+    used: Session, login: Callable[[str], Session], kube: Kube
+) -> None:
+    """The cache goes with its user, home stays: so do their backups."""
+    ended = kube.finished(
+        "vreset", kube.create(manifest(names.VOLUME_RESET, used.user, volumes=["home", "cache"], backup="Copy"))
+    )
+    assert ended["status"]["phase"] == "Succeeded", ended["status"]
+
+    def held() -> set[str]:
+        return {backup["metadata"]["labels"][names.VOLUME] for backup in backups(kube, used.user)}
+
+    assert held() == {"home", "cache"}
+    removed = login("admin").api("DELETE", f"users/{used.user}")
+    assert removed.status == 204, removed.text
+    wait_for("the cache's backup is gone", lambda: held() == {"home"}, 60)
+    assert set(kube.claims(used.user)) == {"home", "workspace"}
+
+
 def test_a_user_who_is_removed_while_his_reset_runs_holds_nothing_up(
     used: Session, login: Callable[[str], Session], kube: Kube
 ) -> None:
