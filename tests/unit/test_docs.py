@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from steward_api.phases import Reason
+from steward_operator.obs import metrics
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -15,6 +18,16 @@ def test_every_test_that_the_reliability_page_names_is_there() -> None:
     functions = set(re.findall(r"def (test_\w+)\(", source))
     assert len(named) > 40
     assert named - functions - files == set()
+
+
+def test_the_operating_page_names_the_metrics_and_reasons_there_are() -> None:
+    page = (ROOT / "docs" / "operating.md").read_text()
+    served = {family.name for family in metrics.REGISTRY.collect() if family.name.startswith("hubsteward_")}
+    named = {name.removesuffix("_total") for name in re.findall(r"`(hubsteward_\w+)`", page)}
+    assert named == served
+    reasons = set(re.findall(r"^\| `([A-Z]\w+)`", page, re.MULTILINE))
+    assert reasons
+    assert reasons <= {str(reason) for reason in Reason}
 
 
 def test_every_target_that_a_document_names_is_there() -> None:
