@@ -4,7 +4,12 @@ from enum import StrEnum
 
 
 class Phase(StrEnum):
-    """Phases of both kinds. They only move forward; the last three are ends."""
+    """Phases of both kinds. They only move forward; the last three are ends.
+
+    ``UNKNOWN`` is never written: it is how a phase of a newer operator reads.
+    """
+
+    UNKNOWN = "Unknown"
 
     PENDING = "Pending"
     PREPARING = "Preparing"

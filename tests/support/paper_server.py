@@ -25,7 +25,7 @@ from .paper import Conflict, Wire
 
 Json = dict[str, Any]
 SETTINGS = Settings(start_failure_timeout=30, stop_timeout=60, answer_timeout=60, min_restart_interval=5)
-#: Ends of the container within the window after which the kubelet does not start it again at once.
+#: Ends of the container, none ten minutes after the one before, from which on the kubelet may hold it back.
 BACK_OFF_AFTER = 4
 ORDER = [Phase.PENDING, Phase.RESTARTING, Phase.SUCCEEDED]
 
@@ -94,13 +94,13 @@ class PaperServer(Wire):
         self.now: datetime = NOW
         self.gpu, self.guaranteed = gpu, guaranteed
         self.requests: dict[str, Request] = {}
-        for number, spec in enumerate(requests, start=1):
-            self.requests[f"r{number}"] = restart(name=f"r{number}", **spec)
+        #: Instances that each request has ended while they ran.
+        self.killed: dict[str, list[str]] = {}
+        for spec in requests:
+            self.ask(spec)
         self.pod: Json | None = None
         self.answering: set[str] = set()
         self.ends: list[datetime] = []
-        #: Instances that each request has ended while they ran.
-        self.killed: dict[str, list[str]] = {name: [] for name in self.requests}
         self.resized_by = ""
         self.node = "willing"
         self.refuses_down = self.refuses_all = self.hub_refuses = False
@@ -161,7 +161,9 @@ class PaperServer(Wire):
         if after in ORDER:
             assert ORDER.index(after) >= ORDER.index(before), "phases never go back"
         if status.get("mechanism") == "Recreate" and live.status.get("mechanism") != "Recreate":
-            assert not self.gpu or live.spec["strategy"] == "Recreate", "a device is not given away unasked"
+            is_dead = self.pod is not None and "running" not in self._status()["state"]
+            is_asked = live.spec["strategy"] == "Recreate" or (is_dead and self.killed[live.name])
+            assert not self.gpu or is_asked, "a device is not given away unasked"
         if after is Phase.SUCCEEDED:
             self._judge_success(status)
         meta = {**live.meta, "resourceVersion": str(next(self._versions))}
@@ -249,14 +251,24 @@ class PaperServer(Wire):
         status["ready"] = status["started"] = False
 
     def _again(self, *, patient: bool = False) -> None:
-        recent = [end for end in self.ends if self.now - end <= timedelta(minutes=10)]
-        if len(recent) >= BACK_OFF_AFTER and not (patient and self.now - recent[-1] > timedelta(seconds=40)):
+        if self._is_held_back() and not (patient and self.now - self.ends[-1] > timedelta(seconds=300)):
             return
         status = self._status()
         status.update(
             lastState=status["state"], state={"running": {"startedAt": stamp(self.now)}},
             restartCount=status["restartCount"] + 1, containerID=f"c-{next(self._numbers)}",
         )  # fmt: skip
+
+    def _is_held_back(self) -> bool:
+        """Doubles from end to end until the container has run for ten minutes."""
+        chain = [self.ends[-1]]
+        for end in reversed(self.ends[:-1]):
+            if chain[-1] - end > timedelta(minutes=10):
+                break
+            chain.append(end)
+        if len(chain) < BACK_OFF_AFTER:
+            return False
+        return chain[0] - chain[1] < timedelta(seconds=min(300, 10 * 2 ** (len(chain) - BACK_OFF_AFTER)))
 
     def answer(self) -> None:
         """The instance that runs has come up."""
@@ -277,6 +289,12 @@ class PaperServer(Wire):
             self.pod = None
 
     # -- people ----------------------------------------------------------------------------------------------------
+
+    def ask(self, spec: Json) -> str:
+        name = f"r{len(self.requests) + 1}"
+        self.requests[name] = restart(name=name, created=self.now, **spec)
+        self.killed[name] = []
+        return name
 
     def user_stops(self) -> None:
         if self.pod is not None:
@@ -317,8 +335,8 @@ class PaperServer(Wire):
             assert request.is_finished, request.status
 
     def judge(self) -> None:
-        """No server is gone that nobody stopped, and no resize lies about that would end an instance some day."""
-        failed_start = any(r.status.get("reason") in ("StartFailed", "TimedOut") for r in self.requests.values())
+        """No server is gone or dead that nobody stopped, and no resize lies about that would end an instance some day."""
+        failed_start = any(r.status.get("reason") == "StartFailed" for r in self.requests.values())
         if self.pod is None:
             assert self.gone_for_a_reason or failed_start, "the server is gone"
             return
@@ -327,6 +345,10 @@ class PaperServer(Wire):
         for _ in range(4):
             self.kubelet()
         assert self.killed == before, "a resize was left behind"
+        assert self._view().is_deleting or self.runs(), "the container is dead for good"
+
+    def runs(self) -> bool:
+        return self.pod is not None and "running" in self._status()["state"]
 
     # -- helpers ---------------------------------------------------------------------------------------------------
 

@@ -22,7 +22,18 @@ from steward_operator.core.steps import (
     WriteStatus,
 )
 
-from tests.support.builders import after, claim, pod, reset, status_of, told, with_status, world, written
+from tests.support.builders import (
+    after,
+    claim,
+    pod,
+    reset,
+    restart,
+    status_of,
+    told,
+    with_status,
+    world,
+    written,
+)
 from tests.support.under_way import AT, BOUND, FINAL, OK, at, begun, is_stalled
 
 Json = dict[str, Any]
@@ -220,10 +231,45 @@ def test_a_server_that_does_not_stop_keeps_its_volume() -> None:
     sentence = "The hub did not stop the server: The hub is busy. It is still running."
     assert said == ("Failed", "StopFailed", sentence)
     going = pod(claims=("workspace-ann",), deleting=True)
+    assert isinstance(plan_reset(world(let_go, claim(), going, now=after(119))), Wait)
     step = plan_reset(world(let_go, claim(), going, now=after(120)))
-    ending = status_of(step)["ending"]
-    sentence = "The server did not stop in time. Its pod is still there."
-    assert (ending["phase"], ending["reason"], ending["message"]) == ("Failed", "TimedOut", sentence)
+    sentence = "The server's pod is being deleted and is not gone yet; its node may be away."
+    assert told(step) == ("Preparing", "InProgress", sentence)
+    assert is_stalled(step)
+    assert isinstance(plan_reset(world(written(let_go, step), claim(), going, now=after(150))), Wait)
+    ending = status_of(plan_reset(world(let_go, claim(), going, now=after(600))))["ending"]
+    assert (ending["phase"], ending["reason"]) == ("Failed", "Expired")
+
+
+def test_a_stop_that_the_hub_was_asked_for_is_waited_for_when_the_request_is_given_up() -> None:
+    """It may mark the pod after the request has been cancelled, and then somebody has to start the server again."""
+    given_up = stopping()
+    given_up = Request({**given_up.manifest, "spec": {**given_up.spec, "cancel": True},
+                        "metadata": {**given_up.meta, "finalizers": []}})  # fmt: skip
+    until = after(60)
+    assert plan_reset(world(given_up, claim(), RUNNING, now=after(59))) == Wait(
+        "whether the hub stops the server", until
+    )
+    assert told(plan_reset(world(given_up, claim(), RUNNING, now=until)))[0] == "Cancelled"
+    going = pod(claims=("workspace-ann",), deleting=True)
+    assert status_of(plan_reset(world(given_up, claim(), going, now=after(59))))["step"] == "Starting"
+
+
+def test_a_server_that_a_restart_has_stopped_is_not_taken_for_a_stopped_one() -> None:
+    between = with_status(restart(name="again"), phase="Restarting", mechanism="Recreate", step="Starting")
+    step = plan_reset(world(reset(), claim(), others=(between,)))
+    sentence = "Waiting until the restart again has started the server again."
+    assert told(step) == ("Pending", "WaitingForOtherRequest", sentence)
+    assert isinstance(plan_reset(world(written(reset(), step), claim(), others=(between,))), Wait)
+    in_place = with_status(between, mechanism="InPlace")
+    assert told(plan_reset(world(reset(), claim(), others=(in_place,))))[0] == "Preparing"
+
+
+def test_a_time_that_nobody_can_read_is_refused() -> None:
+    for text in ("0000-01-01T00:00:00Z", "2026-11-21T12:00:00+99:99", "2026-11-21T12:00:00ZTrash",
+                 "9999-12-31T23:59:59-05:00", "0001-01-01T00:00:00+05:00"):  # fmt: skip
+        _, reason, said = told(plan_reset(world(reset(notBefore=text), claim())))
+        assert (reason, text in said) == ("NotSupported", True), text
 
 
 # -- Deleting and Recreating -------------------------------------------------------------------------------------------

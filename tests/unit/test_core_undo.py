@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
 from steward_api import names
 from steward_operator.core.model import Claim, Job, Refusal, Request
 from steward_operator.core.plan_reset import plan_reset
@@ -17,7 +18,7 @@ from steward_operator.core.steps import (
 )
 
 from tests.support.builders import after, claim, reset, stamp, status_of, told, with_status, world, written
-from tests.support.under_way import BOUND, FINAL, OK, is_stalled
+from tests.support.under_way import AT, BOUND, FINAL, OK, is_stalled
 
 Json = dict[str, Any]
 
@@ -51,6 +52,21 @@ def test_what_is_told_while_a_backup_is_put_back() -> None:
     assert is_stalled(step)
     again = with_status(written(req, step), FINAL)
     assert plan_reset(world(again, new, held, answers=refused)) == Wait("copy refused", after(5))
+
+
+@pytest.mark.parametrize("how", ["cancelled", "deleted"])
+def test_an_undo_whose_copy_is_refused_for_good_can_be_given_up(how: str) -> None:
+    """The new claim is there, so that nothing is missing."""
+    req, held = undoing()
+    meta = {**req.meta, "deletionTimestamp": AT} if how == "deleted" else req.meta
+    req = Request({**req.manifest, "metadata": meta, "spec": {**req.spec, "cancel": how == "cancelled"}})
+    refused: dict[str, Refusal | None] = {"job/restore-workspace-uid-r": Refusal(403, "no Jobs here")}
+    step = plan_reset(world(req, claim(uid="workspace-2"), held, answers=refused))
+    row = status_of(step)["volumes"][0]
+    sentence = "The backup could not be put back and is still there: no Jobs here"
+    assert (row["outcome"], row["reason"], row["message"]) == ("Failed", "RestoreFailed", sentence)
+    then = with_status(written(req, step), FINAL)
+    assert isinstance(plan_reset(world(then, claim(uid="workspace-2"), held)), AnnotateClaim), "the pin goes"
 
 
 def test_a_backup_that_is_gone_is_told_of_once_and_the_request_ends() -> None:

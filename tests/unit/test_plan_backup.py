@@ -130,6 +130,51 @@ def test_the_copys_pods_are_gone_before_the_delete() -> None:
     assert not isinstance(plan_reset(world(req, *objects)), Wait)
 
 
+def on_a_dead_node(req: Request) -> Pod:
+    going = copy_pod(req)
+    return Pod({**going.manifest, "metadata": {**going.meta, "deletionTimestamp": stamp()}})
+
+
+def test_a_copy_on_a_node_that_is_away_is_told_of_and_keeps_nobody() -> None:
+    """Its pod never ends, so that the Job never fails: FailureTarget comes before that, and calling it off helps."""
+    req = backing_up()
+    running = job(req, creationTimestamp=stamp())
+    gone = on_a_dead_node(req)
+    late = NOW + timedelta(seconds=60)
+    assert isinstance(plan_reset(world(req, home(), held(req), gone, jobs=(running,))), Wait)
+    step = plan_reset(world(req, home(), held(req), gone, jobs=(running,), now=late))
+    assert isinstance(step, WriteStatus)
+    assert step.status["message"] == "The copy's pod copy is being deleted and is not gone yet; its node may be away."
+    assert {c["type"]: c["status"] for c in step.status["conditions"]}["Stalled"] == "True"
+    cancelled = Request({**req.manifest, "spec": {**req.spec, "cancel": True}})
+    deleted = job(req, deletionTimestamp=stamp())
+    assert plan_reset(world(cancelled, home(), held(req), gone, jobs=(running,))) == DeleteJob(running.name, "job-1")
+    assert isinstance(plan_reset(world(cancelled, home(), held(req), gone, jobs=(deleted,))), DeleteClaim)
+    assert reason_of(plan_reset(world(cancelled, home(), gone, jobs=(deleted,))), Phase.CANCELLED) == Reason.CANCELLED
+    failed = plan_reset(world(req, home(), held(req), gone, jobs=(job(req, "FailureTarget"),)))
+    assert isinstance(failed, WriteStatus)
+    assert failed.status["volumes"][0]["reason"] == Reason.BACKUP_FAILED
+    end = plan_reset(world(written(req, failed), home(), gone, jobs=(deleted,)))
+    assert reason_of(end) == Reason.BACKUP_FAILED
+
+
+def test_a_copy_that_no_pod_comes_for_is_told_of() -> None:
+    req = backing_up()
+    late = NOW + timedelta(seconds=60)
+    running = job(req, creationTimestamp=stamp())
+
+    def said(*pods: Pod) -> str:
+        step = plan_reset(world(req, home(), held(req), *pods, jobs=(running,), now=late))
+        return str(step.status["message"]) if isinstance(step, WriteStatus) else ""
+
+    assert said() == f"The copy has no pod: the cluster may refuse it. The Events of the Job {running.name} say why."
+    waiting = copy_pod(req)
+    scheduled = {"type": "PodScheduled", "status": "False", "message": "0/1 nodes are available."}
+    pending = Pod({**waiting.manifest, "status": {"phase": "Pending", "conditions": [scheduled]}})
+    assert said(pending) == "The copy's pod copy has no node yet: 0/1 nodes are available."
+    assert said(waiting) == "", "it runs, and may take its time"
+
+
 @pytest.mark.parametrize(
     ("message", "reason", "words"),
     [

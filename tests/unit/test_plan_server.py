@@ -9,9 +9,9 @@ import pytest
 from steward_api.phases import Phase, Reason
 from steward_operator.core.model import Pod, Refusal, Request
 from steward_operator.core.plan_restart import plan_restart
-from steward_operator.core.steps import ResizePod, StopServer, Wait, WriteStatus
+from steward_operator.core.steps import Done, ResizePod, StartServer, StopServer, Wait, WriteStatus
 
-from tests.support.builders import NOW, after, claim, pod, restart, status_of, told, with_status, world, written
+from tests.support.builders import NOW, after, claim, pod, reset, restart, status_of, told, with_status, world, written
 
 Json = dict[str, Any]
 AT = "2026-11-21T12:00:00Z"
@@ -192,8 +192,80 @@ def test_the_last_moment_leaves_the_server_as_it_was() -> None:
     req = bouncing()
     stuck = pod(present=req.status["resources"], conditions=[{"type": "PodResizeInProgress", "status": "True"}])
     assert isinstance(plan_restart(world(req, stuck, now=after(329))), Wait)
-    said = told(plan_restart(world(req, stuck, now=after(330))))
-    assert said == ("Failed", "TimedOut", "The server was not restarted in time; it is as it was before.")
+    undoing = status_of(plan_restart(world(req, stuck, now=after(330))))
+    assert (undoing["step"], undoing["message"]) == (
+        "Reverting", "The node did not restart the server in place; undoing that.",
+    )  # fmt: skip
+    unsent = told(plan_restart(world(req, pod(), now=after(330))))
+    assert unsent == ("Failed", "TimedOut", "The server was not restarted in time; it is as it was before.")
+
+
+@pytest.mark.parametrize("device", [False, True])
+def test_a_resize_that_cannot_be_undone_is_not_left_behind(device: bool) -> None:
+    limits = {"nvidia.com/gpu": "1"} if device else None
+    req = with_status(bouncing(strategy="Auto" if device else "InPlace"), step="Reverting",
+                      resources={"requests": {"cpu": "50m"}})  # fmt: skip
+    stepped = pod(present={"requests": {"cpu": "49m", "memory": "256Mi"}, "limits": limits or {}})
+    answers: dict[str, Refusal | None] = {
+        ResizePod("jupyter-ann", "pod-1", "", req.status["resources"]).key: Refusal(403, "minimum is 60m.")
+    }
+    step = plan_restart(world(req, stepped, answers=answers, now=after(1000)))
+    assert told(step) == ("Restarting", "Retrying", "The resize cannot be undone yet: minimum is 60m.")
+    assert isinstance(plan_restart(world(written(req, step), stepped, answers=answers, now=after(1001))), Wait)
+    assert isinstance(plan_restart(world(written(req, step), stepped, now=after(1002))), ResizePod)
+    auto = with_status(bouncing(), step="Reverting", resources={"requests": {"cpu": "50m"}})
+    plain = pod(present={"requests": {"cpu": "49m", "memory": "256Mi"}})
+    assert status_of(plan_restart(world(auto, plain, answers=answers)))["mechanism"] == "Recreate"
+
+
+@pytest.mark.parametrize("strategy", ["Auto", "InPlace"])
+def test_a_killed_server_that_does_not_come_back_is_started_anew_whatever_was_asked_for(strategy: str) -> None:
+    """A container that ended with exit code 0 is gone for good, and holds its device for nothing."""
+    req = bouncing(strategy=strategy)
+    gone = pod(present={**req.status["resources"], "limits": {"nvidia.com/gpu": "1"}}, state="terminated")
+    for moment in (after(1), after(1000)):
+        status = status_of(plan_restart(world(req, gone, now=moment)))
+        assert (status["phase"], status["mechanism"], status["step"]) == ("Restarting", "Recreate", "Stopping")
+
+
+def test_a_killed_server_that_the_node_holds_back_keeps_its_device() -> None:
+    req = bouncing()
+    resources = {**req.status["resources"], "limits": {"nvidia.com/gpu": "1"}}
+    held = pod(present=resources, state="terminated", policy="Always")
+    step = plan_restart(world(req, held, now=after(1)))
+    said = "The server has ended; the node starts it again when it has waited for a while."
+    assert told(step) == ("Restarting", "InProgress", said)
+    assert isinstance(plan_restart(world(written(req, step), held, now=after(329))), Wait)
+    assert status_of(plan_restart(world(req, held, now=after(330))))["mechanism"] == "Recreate"
+    without = pod(present=req.status["resources"], state="terminated", policy="Always")
+    assert status_of(plan_restart(world(req, without, now=after(1))))["mechanism"] == "Recreate"
+
+
+def test_the_hub_is_asked_to_stop_what_is_dead_until_it_does() -> None:
+    busy: dict[str, Refusal | None] = {"stop": Refusal(503, "The hub is busy.")}
+    assert isinstance(plan_restart(world(recreating(), pod(state="terminated"), answers=busy, now=after(9999))), Wait)
+    assert told(plan_restart(world(recreating(), pod(), answers=busy, now=after(60))))[0] == "Failed"
+
+
+def test_a_start_waits_for_a_volume_that_another_request_holds() -> None:
+    other = with_status(reset(name="other"), phase="BackingUp", lockedClaims=["home-ann"])
+    req = recreating("Starting")
+    assert isinstance(plan_restart(world(req, claim(), others=(other,), now=after(59))), Wait)
+    step = plan_restart(world(req, claim(), others=(other,), now=after(60)))
+    assert status_of(step)["stepTime"] == "2026-11-21T12:01:00Z"
+    assert told(step)[2] == "The server starts when the request other is done with its volumes."
+    assert plan_restart(world(written(req, step), claim(), now=after(200))) == StartServer("ann", "")
+    elsewhere = with_status(reset(name="other", server="gpu"), phase="BackingUp", lockedClaims=["home-ann--gpu"])
+    assert plan_restart(world(req, claim(), others=(elsewhere,))) == StartServer("ann", "")
+
+
+def test_a_strategy_and_a_phase_of_a_newer_operator() -> None:
+    said = told(plan_restart(world(restart(strategy="Hibernate"), pod())))
+    assert said == ("Failed", "NotSupported", "This operator cannot do strategy Hibernate yet.")
+    newer = with_status(restart(), phase="Hibernating")
+    assert plan_restart(world(newer, pod())) == Done()
+    assert not newer.is_finished
+    assert with_status(newer, completionTime=AT).is_finished
 
 
 @pytest.mark.parametrize(
@@ -284,8 +356,12 @@ def test_a_hub_that_does_not_stop_the_server_is_told_of() -> None:
 def test_a_pod_that_does_not_go_is_told_of() -> None:
     going = pod(deleting=True)
     assert isinstance(plan_restart(world(recreating(), going, now=after(119))), Wait)
-    said = told(plan_restart(world(recreating(), going, now=after(120))))
-    assert said == ("Failed", "TimedOut", "The server did not stop in time. Its pod is still there.")
+    step = plan_restart(world(recreating(), going, now=after(120)))
+    sentence = "The server's pod is being deleted and is not gone yet; its node may be away."
+    assert told(step) == ("Restarting", "InProgress", sentence)
+    assert isinstance(plan_restart(world(written(recreating(), step), going, now=after(9999))), Wait)
+    unmarked = told(plan_restart(world(recreating(), pod(), answers={"stop": None}, now=after(120))))
+    assert unmarked == ("Failed", "TimedOut", "The server did not stop in time. Its pod is still there.")
 
 
 def test_the_way_through_the_hub_is_told() -> None:
@@ -328,7 +404,7 @@ def test_a_long_grace_period_puts_the_last_moment_off() -> None:
     stuck = pod(present=req.status["resources"], conditions=[{"type": "PodResizeInProgress", "status": "True"}])
     stuck.manifest["spec"]["terminationGracePeriodSeconds"] = 100  # type: ignore[index]
     assert isinstance(plan_restart(world(req, stuck, now=after(399))), Wait)
-    assert told(plan_restart(world(req, stuck, now=after(400))))[1] == "TimedOut"
+    assert status_of(plan_restart(world(req, stuck, now=after(400))))["step"] == "Reverting"
 
 
 def test_what_was_recorded_first_stays_on_record() -> None:

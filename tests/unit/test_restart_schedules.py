@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from steward_api.phases import Phase
@@ -100,3 +101,20 @@ def test_undisturbed_a_hundred_requests_end_one_instance() -> None:
     server.settle(Restarter(server))
     assert {request.phase for request in server.requests.values()} == {Phase.SUCCEEDED}
     assert sum(map(len, server.killed.values())) == 1
+
+
+@pytest.mark.parametrize("gpu", [True, False])
+@pytest.mark.parametrize("strategy", ["Auto", "InPlace"])
+def test_restarts_at_leisure_meet_the_back_off_and_lose_no_server(strategy: str, gpu: bool) -> None:
+    """Never three within ten minutes, and no ten minutes without one: the back-off doubles until it outlasts the pause."""
+    server = PaperServer([], gpu=gpu)
+    restarter = Restarter(server)
+    mechanisms = set()
+    for _ in range(14):
+        name = server.ask({"strategy": strategy})
+        server.settle(restarter)
+        mechanisms.add(server.requests[name].status["mechanism"])
+        assert server.runs()
+        server.later(215)
+    server.judge()
+    assert mechanisms == {"InPlace", "Recreate"}, "the back-off was met"

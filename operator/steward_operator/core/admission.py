@@ -58,6 +58,11 @@ def before_anything(world: World) -> Plan | None:
             Reason.NOT_ALLOWED,
             "The request does not say who asked. Add spec.requestedBy with kind KubernetesUser and your user name.",
         )
+    if request.has_unreadable_time:
+        told = (
+            f"The time in spec.notBefore, {request.spec['notBefore']}, cannot be read; write {format_time(world.now)}."
+        )
+        return fail(world, Reason.NOT_SUPPORTED, told)
     if request.not_before and world.now < request.not_before:
         step = write_status(
             world,

@@ -136,14 +136,17 @@ def restore(
     return answer
 
 
-def tidy(world: World) -> DeleteJob | DeleteClaim | DeleteSnapshot | Wait | None:
-    """Take the request's Jobs away, and what they filled in vain. A finished pod, too, would hold its claims."""
+def tidy(world: World, *, waits: bool = True) -> DeleteJob | DeleteClaim | DeleteSnapshot | Wait | None:
+    """Take the request's Jobs away, and what they filled in vain. A finished pod, too, would hold its claims.
+
+    Where no claim is going to be deleted nobody ``waits`` for the pods: one may be on a node that is away.
+    """
     for job in world.jobs:
         if not job.is_deleting:
             return DeleteJob(job.name, job.uid)
     names_of_jobs = {job.name for job in world.jobs}
     mine = world.request.uid
-    if names_of_jobs or any(pod.labels.get(names.REQUEST) == mine for pod in world.pods):
+    if waits and (names_of_jobs or any(pod.labels.get(names.REQUEST) == mine for pod in world.pods)):
         return Wait("the copy's pods go", world.now + LOOK_AGAIN)
     for held in (*world.claims, *world.snapshots):
         unfinished = held.is_backup and held.labels.get(names.REQUEST) == mine and held.backup is None

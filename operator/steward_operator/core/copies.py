@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any
 
 from steward_api import names
@@ -14,6 +15,7 @@ from steward_api.phases import Reason
 
 from . import claims
 from .backup_results import LONGEST_TOLD, Completed, NotAllowed, NotCompleted
+from .clock import parse_time
 from .copy_job import backup_claim, copy_job, restore_name
 from .model import Claim, Job, World
 from .server import LOOK_AGAIN
@@ -74,9 +76,28 @@ def run_job(world: World, manifest: Mapping[str, Any]) -> CreateJob | Wait | Com
         return create
     if job.condition("Complete"):
         return Completed(_report(world, job))
-    if failed := job.condition("Failed"):
+    # Failed comes when its pods have ended, which one on a node that is away does not; FailureTarget before that.
+    if failed := job.condition("Failed") or job.condition("FailureTarget"):
         return _failure(_report(world, job), str(failed.get("message") or failed.get("reason") or ""))
     return Wait("the copy runs", world.now + LOOK_AGAIN)
+
+
+def hindrance(world: World) -> str:
+    """Why a Job of the request has not got on for a while, as far as can be seen; empty when nothing hinders it."""
+    patience = timedelta(seconds=world.settings.stalled_after)
+    for job in world.jobs:
+        begun = parse_time(job.status.get("startTime") or job.meta.get("creationTimestamp"))
+        if begun is None or world.now - begun < patience or job.condition("Complete") or job.condition("Failed"):
+            continue
+        pods = [pod for pod in world.pods if pod.job == job.name and not pod.is_over]
+        if not pods:
+            return f"The copy has no pod: the cluster may refuse it. The Events of the Job {job.name} say why."
+        for pod in pods:
+            if pod.is_deleting:
+                return f"The copy's pod {pod.name} is being deleted and is not gone yet; its node may be away."
+            if waits := pod.unscheduled:
+                return f"The copy's pod {pod.name} has no node yet: {waits}"
+    return ""
 
 
 def _report(world: World, job: Job) -> Mapping[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from steward_api import names
@@ -22,6 +22,8 @@ from .settings import Settings
 
 Json = Mapping[str, Any]
 
+#: Times beyond are nonsense, and leave no room for a deadline after them.
+LATEST = datetime(9000, 1, 1, tzinfo=UTC)
 TERMINAL_POD_PHASES = frozenset({"Succeeded", "Failed"})
 
 
@@ -99,11 +101,14 @@ class Request(Resource):
 
     @property
     def phase(self) -> Phase:
-        return Phase(self.status.get("phase") or Phase.PENDING)
+        try:
+            return Phase(self.status.get("phase") or Phase.PENDING)
+        except ValueError:
+            return Phase.UNKNOWN
 
     @property
     def is_finished(self) -> bool:
-        return self.phase in ENDS
+        return self.phase in ENDS or bool(self.status.get("completionTime"))
 
     @property
     def has_finalizer(self) -> bool:
@@ -111,7 +116,17 @@ class Request(Resource):
 
     @property
     def not_before(self) -> datetime | None:
-        return parse_time(self.spec.get("notBefore"))
+        """None, too, for what the API server takes for a time and nobody can read (`has_unreadable_time`)."""
+        return None if self.has_unreadable_time else parse_time(self.spec.get("notBefore"))
+
+    @property
+    def has_unreadable_time(self) -> bool:
+        """The API server takes the year 0, an offset of 99 hours, and what comes after the Z."""
+        try:
+            moment = parse_time(self.spec.get("notBefore"))
+            return moment is not None and moment.astimezone(UTC) > LATEST
+        except (ValueError, OverflowError):
+            return True
 
     @property
     def due(self) -> datetime:
@@ -271,6 +286,14 @@ class Pod(Owned):
         return str(self.labels.get(names.JOB_NAME, ""))
 
     @property
+    def unscheduled(self) -> str:
+        """Why the scheduler has found no node for it; empty when it has, or has not looked."""
+        for condition in self.status.get("conditions") or ():
+            if condition["type"] == "PodScheduled" and condition.get("status") == "False":
+                return str(condition.get("message") or condition.get("reason") or "")
+        return ""
+
+    @property
     def last_message(self) -> str:
         """What its first container left as its termination message."""
         for status in self.status.get("containerStatuses") or ():
@@ -340,6 +363,13 @@ class Container:
     def state(self) -> str:
         """``running``, ``waiting``, ``terminated``, or empty when nothing is reported yet."""
         return next(iter(self.status.get("state") or {}), "")
+
+    def comes_back(self, restart_policy: str) -> bool:
+        """Whether the kubelet starts a container that has ended again, sooner or later."""
+        if self.state == "waiting":
+            return True
+        exit_code = self.last_ended.get("exitCode")
+        return restart_policy == "Always" or (restart_policy == "OnFailure" and bool(exit_code))
 
     @property
     def started_at(self) -> datetime | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from steward_api import names
 from steward_api.phases import BackupState, Phase, Reason
 
-from . import backups, claims, server
+from . import backups, claims, copies, server
 from .admission import deadline
 from .model import Claim, World
 from .reset_begin import begin, in_use, may_stop
@@ -38,6 +38,9 @@ def plan_reset(world: World) -> Plan:
             return _delete(world)
         case Phase.RECREATING:
             return _recreate(world)
+        case Phase.UNKNOWN:
+            # Of a newer operator, which may have deleted a claim: what is not understood is not ended either.
+            return Done()
         case _:
             return fail(world, Reason.NOT_SUPPORTED, f"This operator does not know the phase {request.phase}.")
 
@@ -154,13 +157,23 @@ def _back_up(world: World) -> Plan:
             case step:
                 return step
     if waiting:
-        return waiting
-    if tidying := backups.tidy(world):
-        return tidying
+        return _tell_hindrance(world, waiting)
     if all(record["outcome"] == "Failed" for record in records):
         told = f"Nothing was erased. {records[0]['message']}"
         return leave(world, Reason(records[0]["reason"]), told, records)
+    if tidying := backups.tidy(world):
+        return tidying
     return _begin_delete(world, records)
+
+
+def _tell_hindrance(world: World, wait: Wait, told: str = "") -> Plan:
+    """Wait for a copy, and say so when it does not get on; else ``told``, or what has been told before."""
+    if hindrance := copies.hindrance(world):
+        status = write_status(world, world.request.phase, Reason.IN_PROGRESS, hindrance, stalled=True)
+        return step_or_wait(world, status, wait)
+    if told:
+        return step_or_wait(world, write_status(world, world.request.phase, Reason.IN_PROGRESS, told), wait)
+    return wait
 
 
 # -- Deleting: from the first delete on there is no way back, only through -----------------------------------------
@@ -269,12 +282,17 @@ def _fill(world: World, records: list[Record]) -> Plan | None:
         case backups.NotCompleted(reason, message):
             record.update(outcome="Failed", reason=str(reason), message=message[:1024])
             return write_status(world, Phase.RECREATING, Reason.IN_PROGRESS, volumes=records)
+        case backups.NotAllowed(message) if _is_called_off(world):
+            # No claim is missing: whoever gives up an undo that is refused is not kept waiting for it.
+            told = f"The backup could not be put back and is still there: {message}"
+            record.update(outcome="Failed", reason=str(Reason.RESTORE_FAILED), message=told[:1024])
+            return write_status(world, Phase.RECREATING, Reason.IN_PROGRESS, volumes=records)
         case backups.NotAllowed(message):
             told = f"The backup cannot be put back yet: {message}"
             status = write_status(world, Phase.RECREATING, Reason.RETRYING, told, stalled=True)
             return step_or_wait(world, status, Wait("copy refused", world.now + LOOK_AGAIN))
         case Wait() as wait:
             told = f"The backup of {titles(world, records)} is being put back."
-            return step_or_wait(world, write_status(world, Phase.RECREATING, Reason.IN_PROGRESS, told), wait)
+            return _tell_hindrance(world, wait, told)
         case step:
             return step

@@ -15,7 +15,7 @@ from steward_api.phases import Phase, Reason, Strategy
 from . import bounce
 from .admission import before_anything, deadline
 from .clock import format_time
-from .model import Container, Pod, Request, World
+from .model import Container, Pod, Refusal, Request, World
 from .server import (
     CRASHED_AFTER,
     LOOK_AGAIN,
@@ -37,6 +37,7 @@ from .steps import Done, Plan, ResizePod, Wait
 
 #: Kubernetes' own default of terminationGracePeriodSeconds.
 DEFAULT_GRACE = 30
+AS_BEFORE = "The server was not restarted in time; it is as it was before."
 
 
 def plan_restart(world: World) -> Plan:
@@ -45,6 +46,8 @@ def plan_restart(world: World) -> Plan:
         return Done()
     if request.phase is Phase.PENDING:
         return _begin(world)
+    if request.phase is Phase.UNKNOWN:
+        return Done()
     if request.phase is not Phase.RESTARTING:
         return fail(world, Reason.NOT_SUPPORTED, f"This operator does not know the phase {request.phase}.")
     if request.status.get("mechanism") == "Recreate":
@@ -53,7 +56,7 @@ def plan_restart(world: World) -> Plan:
 
 
 def _begin(world: World) -> Plan:
-    if refused := before_anything(world):
+    if refused := before_anything(world) or _refuse_unsupported(world):
         return refused
     pod, active = server_pod(world), _active_other(world)
     container = pod.notebook if pod else None
@@ -71,6 +74,14 @@ def _begin(world: World) -> Plan:
     if active:
         return _wait(world, Reason.WAITING_FOR_OTHER, _told_of(world.request, active), _observed(pod, container))
     return _choose(world, pod, container)
+
+
+def _refuse_unsupported(world: World) -> Plan | None:
+    """What a newer CRD may let through and this operator cannot do."""
+    strategy = world.request.spec.get("strategy", Strategy.AUTO)
+    if strategy in list(Strategy):
+        return None
+    return fail(world, Reason.NOT_SUPPORTED, f"This operator cannot do strategy {strategy} yet.")
 
 
 def is_answered_by(request: Request, pod: Pod) -> bool:
@@ -102,8 +113,7 @@ def _active_other(world: World) -> Request | None:
 
 def _choose(world: World, pod: Pod, container: Container) -> Plan:
     """In place or through the hub. Decided here, before any kill."""
-    strategy = Strategy(world.request.spec.get("strategy", Strategy.AUTO))
-    if strategy is Strategy.RECREATE:
+    if world.request.spec.get("strategy") == Strategy.RECREATE:
         return _start_recreate(world, pod, container)
     if refusal := bounce.refuse_in_place(pod):
         return _not_in_place(world, pod, container, Reason.IN_PLACE_NOT_POSSIBLE, f"{_cannot} {refusal}.")
@@ -163,14 +173,13 @@ def _wait(
 
 
 def _not_in_place(world: World, pod: Pod, container: Container, reason: Reason, told: str) -> Plan:
-    if world.request.spec.get("strategy", Strategy.AUTO) != Strategy.AUTO:
-        return fail(world, reason, told)
-    if bounce.holds_extended_resources(pod):
+    if not _keeps_its_pod(world, pod):
+        return _start_recreate(world, pod, container)
+    if world.request.spec.get("strategy", Strategy.AUTO) == Strategy.AUTO:
         told = (told or "The server has been restarted too often in the last minutes.") + (
             " It holds a device that might be gone after a new start, so it was left alone."
         )
-        return fail(world, reason, told)
-    return _start_recreate(world, pod, container)
+    return fail(world, reason, told)
 
 
 def _start_recreate(world: World, pod: Pod, container: Container) -> Plan:
@@ -196,8 +205,6 @@ def _bounce(world: World) -> Plan:
     container = pod.notebook
     if container is None:
         return fail(world, Reason.SERVER_NOT_RUNNING)
-    if container.id == status["containerID"] and world.now >= _last_moment(world, pod):
-        return fail(world, Reason.TIMED_OUT, "The server was not restarted in time; it is as it was before.")
     if container.restart_count >= status["restartCount"] + CRASHED_AFTER or (
         container.id != status["containerID"] and container.state in ("terminated", "waiting")
     ):
@@ -220,22 +227,29 @@ def _kill(world: World, pod: Pod, container: Container) -> Plan:
         if not bounce.is_applied(container, planned):
             if not sent:
                 return step
+            if _keeps_its_pod(world, pod):
+                return _await_undoing(world, world.answers[step.key])
         elif bounce.pending_reason(pod):
+            if world.now >= _last_moment(world, pod):
+                return fail(world, Reason.TIMED_OUT, AS_BEFORE)
             return Wait("the resize is undone", world.now + LOOK_AGAIN)
         told = "The node refused to resize the server."
         return _not_in_place(world, pod, container, Reason.IN_PLACE_NOT_POSSIBLE, told)
     if bounce.is_applied(container, planned):
         if container.state != "running":
-            # Killed, and the start refused for the moment: left alone, exit code 0 would be taken for the end.
-            return _not_in_place(world, pod, container, Reason.TOO_MANY_RESTARTS, "")
+            return _killed(world, pod, container)
         grace = float(pod.spec.get("terminationGracePeriodSeconds") or DEFAULT_GRACE)
         overdue = world.now >= began(world) + timedelta(seconds=grace + world.settings.kill_timeout)
+        if world.now >= _last_moment(world, pod):
+            return _revert(world, pod, container)
         if bounce.pending_reason(pod) or (overdue and not pod.condition("PodResizeInProgress")):
             return _revert(world, pod, container)
         return Wait("the kubelet restarts the container", world.now + LOOK_AGAIN)
     if container.state != "running":
         # It ended by itself. A resize would do nothing now and end the next instance.
         return _not_in_place(world, pod, container, Reason.IN_PLACE_NOT_POSSIBLE, f"{_cannot} it is not running.")
+    if world.now >= _last_moment(world, pod):
+        return fail(world, Reason.TIMED_OUT, AS_BEFORE)
     if not sent:
         return step
     refused = world.answers[step.key]
@@ -253,6 +267,32 @@ def _kill(world: World, pod: Pod, container: Container) -> Plan:
         Reason.IN_PLACE_NOT_POSSIBLE,
         f"{_cannot} {refused.message if refused else 'the cluster did not take the change'}.",
     )
+
+
+def _killed(world: World, pod: Pod, container: Container) -> Plan:
+    """Killed, and not started again yet: the kubelet's back-off holds it, or has taken exit code 0 for the end.
+
+    A container that is gone for good is no server any more, whatever the request says of its pod, and holds its device
+    for nothing.
+    """
+    if _keeps_its_pod(world, pod) and container.comes_back(pod.restart_policy) and world.now < _last_moment(world, pod):
+        told = "The server has ended; the node starts it again when it has waited for a while."
+        status = write_status(world, Phase.RESTARTING, Reason.IN_PROGRESS, told)
+        return step_or_wait(world, status, Wait("the kubelet's back-off", world.now + LOOK_AGAIN))
+    return _start_recreate(world, pod, container)
+
+
+def _keeps_its_pod(world: World, pod: Pod) -> bool:
+    """Whether a new pod is not an answer: it was not asked for, or would give a device away."""
+    is_auto = world.request.spec.get("strategy", Strategy.AUTO) == Strategy.AUTO
+    return not is_auto or bounce.holds_extended_resources(pod)
+
+
+def _await_undoing(world: World, refused: Refusal | None) -> Plan:
+    """Left behind, the resize would end the server some other day. It is undone, or carried out after all."""
+    told = f"The resize cannot be undone yet: {refused.message if refused else 'the cluster did not take the change'}"
+    status = write_status(world, Phase.RESTARTING, Reason.RETRYING, told, stalled=True)
+    return step_or_wait(world, status, Wait("the resize is undone", world.now + LOOK_AGAIN))
 
 
 def _revert(world: World, pod: Pod, container: Container) -> Plan:

@@ -6,6 +6,7 @@ A server that the request stopped is started when the lock is off, and the end i
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
 from typing import Any
 
 from steward_api.phases import Phase, Reason, ServerPolicy
@@ -15,7 +16,7 @@ from .model import World
 from .reset_record import Record, titles
 from .server import NotStarted, Started
 from .status import finish
-from .steps import Done, Plan, RemoveFinalizer
+from .steps import Done, Plan, RemoveFinalizer, Wait
 
 
 def end(world: World, records: list[Record]) -> Plan:
@@ -50,7 +51,7 @@ def leave(
     phase: Phase = Phase.FAILED,
 ) -> Plan:  # fmt: skip
     """Every end before the first delete: everything is put back as it was, the server included."""
-    if step := backups.tidy(world) or backups.unpin(world):
+    if step := backups.tidy(world, waits=False) or backups.unpin(world):
         return step
     return _finish(world, phase, reason, message, records, wants_start=True)
 
@@ -61,6 +62,8 @@ def _finish(
     fields: dict[str, Any] = {"volumes": records} if records is not None else {}
     stopped = world.request.status.get("podUID")
     old = next((pod for pod in world.pods if pod.uid == stopped), None)
+    if old and not old.is_deleting and wants_start and (asked_until := _stop_may_come(world)):
+        return Wait("whether the hub stops the server", asked_until)
     if not stopped or not wants_start or (old and not old.is_deleting):
         return _let_go(world) or finish(world, phase, reason, message, **fields)
     step = finish(world, phase, reason, message)
@@ -69,6 +72,14 @@ def _finish(
     return server.next_step(
         world, "Starting", "The server is being started again.", ending=ending, lockedClaims=[], **fields
     )
+
+
+def _stop_may_come(world: World) -> datetime | None:
+    """Until when a stop that the hub was asked for may still mark the pod; None when that is over."""
+    if world.request.status.get("step") != "Stopping":
+        return None
+    until = server.step_began(world) + timedelta(seconds=world.settings.start_failure_timeout)
+    return until if world.now < until else None
 
 
 def start_again(world: World) -> Plan:

@@ -101,22 +101,35 @@ def crash(container: Container) -> tuple[str, str]:
     ), words
 
 
-def stop(world: World, pod_uid: str) -> StopServer | Wait | Stopped | NotStopped:
+def stop(world: World, pod_uid: str) -> StopServer | WriteStatus | Wait | Stopped | NotStopped:
     """The hub stops the server; its pod has to be gone before anything else happens."""
     old = next((pod for pod in world.pods if pod.uid == pod_uid), None)
     if old is None:
         return Stopped()
+    if old.is_deleting:
+        return _await_going(world)
     waited = (world.now - step_began(world)).total_seconds()
-    if not old.is_deleting:
-        step = StopServer(world.request.user, world.request.server, pod_uid)
-        if step.key not in world.answers:
-            return step
-        if (refused := world.answers[step.key]) and waited >= world.settings.start_failure_timeout:
-            told = f"The hub did not stop the server: {refused.message} It is still running."
-            return NotStopped(Reason.START_FAILED, told)
-    if waited >= world.settings.stop_timeout:
+    step = StopServer(world.request.user, world.request.server, pod_uid)
+    if step.key not in world.answers:
+        return step
+    # One whose container has ended for good is no server to go back to: the hub is asked until it has taken it.
+    is_alive = old.notebook is None or old.notebook.state == "running"
+    if is_alive and (refused := world.answers[step.key]) and waited >= world.settings.start_failure_timeout:
+        told = f"The hub did not stop the server: {refused.message} It is still running."
+        return NotStopped(Reason.START_FAILED, told)
+    if is_alive and waited >= world.settings.stop_timeout:
         return NotStopped(Reason.TIMED_OUT, "The server did not stop in time. Its pod is still there.")
     return Wait("the pod goes", world.now + LOOK_AGAIN)
+
+
+def _await_going(world: World) -> Wait | WriteStatus:
+    """A pod that is being deleted does not come back, however long its node takes: whoever asked for that waits."""
+    wait = Wait("the pod goes", world.now + LOOK_AGAIN)
+    if world.now < step_began(world) + timedelta(seconds=world.settings.stop_timeout):
+        return wait
+    told = "The server's pod is being deleted and is not gone yet; its node may be away."
+    status = write_status(world, world.request.phase, Reason.IN_PROGRESS, told, stalled=True)
+    return wait if dict(world.request.status) == dict(status.status) else status
 
 
 def start(world: World, old_uid: str) -> StartServer | WriteStatus | Wait | Started | NotStarted:
@@ -135,6 +148,11 @@ def start(world: World, old_uid: str) -> StartServer | WriteStatus | Wait | Star
         if waited >= world.settings.start_failure_timeout:
             return NotStarted(Reason.START_FAILED)
         return Wait("the pod comes", world.now + LOOK_AGAIN)
+    if hindrance := _hinders_start(world, present):
+        # The time that a start may take begins when nothing is in its way any more.
+        if waited < world.settings.start_failure_timeout:
+            return Wait(hindrance, world.now + LOOK_AGAIN)
+        return next_step(world, "Starting", hindrance, stalled=True)
     step = StartServer(world.request.user, world.request.server)
     if step.key not in world.answers:
         return step
@@ -145,3 +163,14 @@ def start(world: World, old_uid: str) -> StartServer | WriteStatus | Wait | Star
         told = f"The server was stopped, and the hub did not start it: {refused.message}"
         return NotStarted(Reason.START_FAILED, told)
     return Wait("the hub takes the start", world.now + LOOK_AGAIN)
+
+
+def _hinders_start(world: World, present: Pod | None) -> str:
+    """What is waited for before the hub is asked for a start; empty when nothing is."""
+    if present is not None and present.is_deleting:
+        return "The server's pod is being deleted and is not gone yet."
+    for other in world.others:
+        is_same = other.server == world.request.server
+        if is_same and not other.is_finished and other.status.get("lockedClaims"):
+            return f"The server starts when the request {other.name} is done with its volumes."
+    return ""

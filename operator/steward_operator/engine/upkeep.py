@@ -138,5 +138,7 @@ async def run(
             if is_leading() and turn % SWEEP_EVERY == 1:
                 await delete_old_requests(kube, settings, utc_now())
                 await delete_old_backups(kube, settings, utc_now())
-        except KubeError as error:
-            log(logging.WARNING, "resync failed, trying again", problem=str(error), seconds=settings.resync_every)
+        except Exception as error:
+            # Whatever one object is like, the operator goes on with the others.
+            log(logging.WARNING, "resync failed, trying again", problem=str(error) or repr(error),
+                seconds=settings.resync_every)  # fmt: skip
