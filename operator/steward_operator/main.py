@@ -104,7 +104,11 @@ async def run(arguments: argparse.Namespace) -> None:
             # A standby keeps its watches warm and does nothing; on taking over, everything unfinished is looked at.
             return await driver.process(key) if lease.is_held else None
 
-        queue: KeyedQueue[Key] = KeyedQueue(work)
+        def name(key: Key) -> dict[str, str]:
+            known = requests.get(*key)
+            return {"kind": key[0], "request": key[1], "uid": known.uid if known else ""}
+
+        queue: KeyedQueue[Key] = KeyedQueue(work, name)
         metrics.queue_depth.set_function(queue.depth)
         for kind in PLURALS:
             metrics.unfinished.labels(kind).set_function(partial(requests.unfinished, kind))
@@ -117,8 +121,9 @@ async def run(arguments: argparse.Namespace) -> None:
         await startup.patiently(lambda: startup.check(kube, settings))
         await startup.patiently(lambda: upkeep.resync(kube, requests, servers, queue.add, forget_pod))
         ready = asyncio.Event()
+        lag = health.Lag()
         web = await health.serve(
-            arguments.health_port, watches, lambda: "" if ready.is_set() else "the watches are not open yet"
+            arguments.health_port, watches, lag, lambda: "" if ready.is_set() else "the watches are not open yet"
         )
         closing.push_async_callback(web.cleanup)
         watching = kopf.operator(
@@ -143,7 +148,7 @@ async def run(arguments: argparse.Namespace) -> None:
                     kube, requests, servers, watches, settings, queue.add, forget_pod, lambda: lease.is_held
                 ),
                 "events": driver.send_events(),
-                "lag": health.measure_lag(),
+                "lag": lag.measure(),
             },
         )
 

@@ -19,6 +19,47 @@ from tests.support.fake_kubelet import FakeKubelet
 from tests.support.operator import FakeHub, Operator, Proxy
 
 
+def audit_lines(operator: Operator, uid: str) -> list[Any]:
+    lines = [json.loads(line) for line in operator.log.read_text().splitlines() if line.startswith("{")]
+    return [one for one in lines if one.get("audit") and one["uid"] == uid]
+
+
+def test_a_request_that_is_deleted_half_way_makes_the_claim_again_and_is_audited(
+    running: Operator, ns: Namespace, proxy: Proxy
+) -> None:
+    user = ns.user()
+    old = ns.make_claim(user, "workspace")
+    erased, go = threading.Event(), threading.Event()
+
+    def hold(method: str, path: str) -> threading.Event | None:
+        if method == "POST" and "persistentvolumeclaims" in path and "dryRun" not in path:
+            erased.set()
+            return go
+        return None
+
+    proxy.hold = hold
+    name = ns.ask(names.VOLUME_RESET, user)
+    assert erased.wait(30)
+    uid = ns.request(names.VOLUME_RESET, name)["metadata"]["uid"]
+    ns.api.raw("DELETE", ns.requests(names.VOLUME_RESET, name))
+    go.set()
+    (line,) = wait_for("the line", lambda: audit_lines(running, uid), 20)
+    assert line["deleted"] is True
+    assert [row["uid"] for row in line["volumes"]] == [old["metadata"]["uid"]]
+    claim = ns.claim(user, "workspace")
+    assert claim is not None
+    assert claim["metadata"]["uid"] != old["metadata"]["uid"]
+
+    def is_gone() -> bool:
+        try:
+            ns.request(names.VOLUME_RESET, name)
+        except Refused as refused:
+            return refused.status == 404
+        return False
+
+    wait_for("the request goes", is_gone, 20)
+
+
 def test_a_reset_touches_one_claim_and_is_audited(running: Operator, ns: Namespace, proxy: Proxy) -> None:
     user = ns.user()
     ns.make_claim(user, "workspace")
@@ -28,8 +69,7 @@ def test_a_reset_touches_one_claim_and_is_audited(running: Operator, ns: Namespa
     kept = ns.claim(user, "home")
     assert kept is not None
     assert kept["metadata"]["uid"] == home["metadata"]["uid"]
-    lines = [json.loads(line) for line in running.log.read_text().splitlines() if line.startswith("{")]
-    (line,) = [one for one in lines if one.get("audit") and one["uid"] == ended["metadata"]["uid"]]
+    (line,) = audit_lines(running, ended["metadata"]["uid"])
     assert line["actor"] == {"kind": "KubernetesUser", "name": "test-admin"}
     assert (line["owner"], line["why"], line["phase"]) == (user, "broken environment", "Succeeded")
     assert [row["volume"] for row in line["volumes"]] == ["workspace"]
@@ -263,4 +303,4 @@ def test_a_missing_right_is_said_at_start(ns: Namespace, tmp_path: Any, api: Any
     )
     powerless.start()
     assert powerless.wait_end() == 1
-    assert "may not patch" in powerless.log.read_text()
+    assert "may not get volumeresets; its Role is not complete" in powerless.log.read_text()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,8 @@ Json = dict[str, Any]
 #: A request of ours that takes more is out of its budget, or runs in circles.
 MOST_REQUESTS = 140
 SEED = 35
+#: At a boundary that a run did not reach.
+ATTEMPTS = 3 if FULL else 1
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,17 @@ def uids(ns: Namespace, user: str) -> dict[str, str]:
     return {kind: claim["metadata"]["uid"] for kind, claim in found.items() if claim}
 
 
+def check_server(ns: Namespace, kubelet: FakeKubelet, case: Case, user: str, before: Json | None) -> None:
+    """Whether the server is the one it should be, and how many of its instances were ended."""
+    pod = ns.pod(user)
+    assert (pod is not None) == (case.server and case.spec.get("serverPolicy") != "Stop")
+    if pod is None or before is None:
+        return
+    is_in_place = case.kind == names.SERVER_RESTART and case.spec.get("strategy") != "Recreate"
+    assert (pod["metadata"]["uid"] == before["metadata"]["uid"]) == is_in_place
+    assert kubelet.restarts.get(before["metadata"]["uid"], 0) == int(is_in_place), "one instance ended, and no other"
+
+
 def check(ns: Namespace, case: Case, user: str, before: dict[str, str], name: str, deletes: list[str]) -> None:
     request = ns.request(case.kind, name)
     status = request["status"]
@@ -79,10 +93,22 @@ def check(ns: Namespace, case: Case, user: str, before: dict[str, str], name: st
     assert {kind for kind in after if after[kind] != before[kind]} == reset
     assert set(after) == set(before)
     assert all(deletes.count(before[kind]) <= 1 for kind in reset)
-    assert (ns.pod(user) is not None) == (case.server and case.spec.get("serverPolicy") != "Stop")
+    assert status.get("lockedClaims", []) == []
+    for kind in reset:
+        claim = ns.claim(user, kind)
+        assert claim is not None
+        assert (claim["metadata"]["labels"]["team"], claim["spec"]["resources"]["requests"]["storage"]) == (
+            "blue",
+            "1Gi",
+        )
     if case.backup:
         ready = [b for b in ns.backups(user) if names.BACKUP in b["metadata"]["annotations"]]
         assert len(ready) == len(ns.backups(user)) == (2 if case.undo else 1)
+
+
+def strikes(run: Callable[[Kill], int], kill: Kill) -> bool:
+    run(kill)
+    return kill.done.is_set()
 
 
 def numbers(most: int) -> list[tuple[int, str]]:
@@ -105,7 +131,7 @@ def test_a_crash_at_any_request_ends_as_if_nothing_had_happened(
             operator.start()
             operator.wait_ready()
         user, spec = prepare(ns, case)
-        before = uids(ns, user)
+        before, pod = uids(ns, user), ns.pod(user)
         proxy.arm(kill)
         name = ns.ask(case.kind, user, **spec)
 
@@ -126,21 +152,22 @@ def test_a_crash_at_any_request_ends_as_if_nothing_had_happened(
         deletes = [w.body["preconditions"]["uid"] for w in proxy.writes if w.method == "DELETE" and w.happened
                    and w.body and "preconditions" in w.body]  # fmt: skip
         check(ns, case, user, before, name, deletes)
+        check_server(ns, kubelet, case, user, pod)
         return proxy.sent
 
     undisturbed = run(None)
     assert undisturbed <= MOST_REQUESTS
-    tried = 0
-    for number, when in numbers(undisturbed):
-        kill = Kill(number, when)
-        run(kill)
-        tried += kill.done.is_set()
-    # Reads may be fewer in another run, so that the last of them are not reached; of a sample one is enough.
-    least = len(numbers(undisturbed)) * 0.8 if FULL else 1
-    assert tried >= least, f"only {tried} of {numbers(undisturbed)} were reached"
+    planned = numbers(undisturbed)
+    missed = list(planned)
+    for _ in range(ATTEMPTS):
+        # Reads may be fewer in another run, so that the last of them are not reached: those are tried again.
+        missed = [(number, when) for number, when in missed if not strikes(run, Kill(number, when))]
+    tried = len(planned) - len(missed)
+    # The very last may belong to no run at all: what the undisturbed one read once more by chance. Of a sample one is enough.
+    assert tried >= (len(planned) * 0.95 if FULL else 1), f"{missed} of {len(planned)} were not reached"
     # From the start of the process, its imports included.
     tally.add(
-        f"crash: {case.name}", requests=undisturbed, cases=len(numbers(undisturbed)), met=tried,
+        f"crash: {case.name}", requests=undisturbed, cases=len(planned), met=tried,
         slowest=f"ended {slowest:.1f} s after the start",
     )  # fmt: skip
 

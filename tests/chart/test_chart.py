@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+from steward_operator.adapters.startup import RIGHTS, SNAPSHOT_RIGHTS
 from steward_operator.main import read_settings
 
 from cluster import cache, local, tools
@@ -201,6 +202,19 @@ def test_labs_cannot_reach_the_operator_and_each_policy_names_who_may(helm: Any)
     assert all(to.get("podSelector", {}).get("matchLabels", {}).get("component") != "operator" for to in reached)
     (block,) = [to["ipBlock"] for to in reached if "ipBlock" in to]
     assert "169.254.169.254/32" in block["except"]
+
+
+def test_the_operator_asks_at_its_start_for_every_right_of_its_role(helm: Any) -> None:
+    on = ("--set", "operator.backups.snapshots.enabled=true")
+    (role,) = [o for o in objects(helm, *on) if o["kind"] == "Role" and o["metadata"]["name"] == "operator"]
+    given = set()
+    for rule in role["rules"]:
+        for resource in rule["resources"]:
+            main, _, sub = resource.partition("/")
+            for name in rule.get("resourceNames", [""]):
+                given |= {(verb, rule["apiGroups"][0], main, sub, name) for verb in rule["verbs"]}
+    asked = {(verb, *what) for what, verbs in {**RIGHTS, **SNAPSHOT_RIGHTS}.items() for verb in verbs}
+    assert asked == given
 
 
 def test_snapshots_are_off_and_their_rights_come_with_them(helm: Any) -> None:

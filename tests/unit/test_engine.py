@@ -6,14 +6,18 @@ import asyncio
 import copy
 from typing import Any
 
+import aiohttp
 import pytest
+from steward_api import names
 from steward_api.crds import definitions
 from steward_api.names import PLURALS
-from steward_operator.adapters import startup
+from steward_operator.adapters import health, startup
 from steward_operator.core.settings import Settings, Snapshots
 from steward_operator.engine import watches
 from steward_operator.engine.limiter import TokenBucket
 from steward_operator.hubapi.client import HubError
+
+from tests.support.control_plane import free_port
 
 Json = dict[str, Any]
 
@@ -85,11 +89,13 @@ def test_the_bucket_lets_a_burst_through_and_then_one_at_a_time() -> None:
 class FakeKube:
     def __init__(self, schemas: Json, refused: str = "") -> None:
         self.schemas, self.refused = schemas, refused
+        self.asked: set[tuple[str, ...]] = set()
 
     async def served_schemas(self) -> Json:
         return self.schemas
 
-    async def may(self, verb: str, group: str, resource: str, subresource: str = "") -> bool:
+    async def may(self, verb: str, group: str, resource: str, subresource: str = "", name: str = "") -> bool:
+        self.asked.add((verb, group, resource, subresource, name))
         return resource != self.refused
 
 
@@ -109,7 +115,13 @@ def checked(kube: FakeKube, **settings: Any) -> str:
 
 
 def test_start_up_passes_where_everything_is_in_place() -> None:
-    assert checked(FakeKube(served())) == ""
+    kube = FakeKube(served())
+    assert checked(kube) == ""
+    assert {
+        ("patch", "", "pods", "resize", ""),
+        ("update", "coordination.k8s.io", "leases", "", names.LEASE),
+    } < kube.asked
+    assert len(kube.asked) == sum(map(len, startup.RIGHTS.values()))
 
 
 def test_start_up_names_what_is_missing() -> None:
@@ -121,13 +133,44 @@ def test_start_up_names_what_is_missing() -> None:
     older = served()
     del older["io.hubsteward.v1alpha1.ServerRestart"]["properties"]["status"]["properties"]["lastWords"]
     assert "there is no status.lastWords" in checked(FakeKube(older))
-    assert "may not create jobs" in checked(FakeKube(served(), refused="jobs"))
+    assert "may not get jobs" in checked(FakeKube(served(), refused="jobs"))
 
 
 def test_the_rights_for_snapshots_are_asked_for_where_they_are_on() -> None:
     without = FakeKube(served(), refused="volumesnapshots")
     assert checked(without) == ""
     assert "may not list volumesnapshots" in checked(without, snapshots=Snapshots(enabled=True))
+
+
+def test_livez_fails_when_a_watch_is_dead_or_the_loop_late() -> None:
+    clock, port = Clock(), free_port()
+
+    async def ask() -> list[tuple[int, str]]:
+        seen, lag, found = watches.Watches(clock), health.Lag(), []
+        served = await health.serve(port, seen, lag, lambda: "")
+
+        async def note() -> None:
+            async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{port}/livez") as answer:
+                found.append((answer.status, await answer.text()))
+
+        await note()
+        lag.seconds = 11
+        await note()
+        lag.seconds = 9
+        seen.compare("pods", [thing("a", 6)])
+        clock.time = watches.DEAD_AFTER + 1
+        await note()
+        seen.deliver("pods", thing("a", 6))
+        await note()
+        await served.cleanup()
+        return found
+
+    assert asyncio.run(ask()) == [
+        (200, "ok\n"),
+        (503, "the event loop was 11 s late\n"),
+        (503, "the watch on pods does not deliver\n"),
+        (200, "ok\n"),
+    ]
 
 
 class RefusingHub:

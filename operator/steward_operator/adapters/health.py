@@ -11,21 +11,31 @@ from steward_operator.engine.watches import Watches
 from steward_operator.obs import metrics
 
 LAG_EVERY = 1.0
+#: A loop that is this late carries nothing out in time. The kubelet asks three times before it acts.
+MOST_LAG = 10.0
 
 
-async def measure_lag() -> None:
-    """How late the loop wakes up is how long everything else has to wait."""
-    loop = asyncio.get_running_loop()
-    while True:
-        due = loop.time() + LAG_EVERY
-        await asyncio.sleep(LAG_EVERY)
-        metrics.loop_lag.set(max(0.0, loop.time() - due))
+class Lag:
+    """How late the loop wakes up, in seconds: so long everything else has to wait."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    async def measure(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() + LAG_EVERY
+            await asyncio.sleep(LAG_EVERY)
+            self.seconds = max(0.0, loop.time() - due)
+            metrics.loop_lag.set(self.seconds)
 
 
-async def serve(port: int, watches: Watches, is_ready: Callable[[], str]) -> web.AppRunner:
+async def serve(port: int, watches: Watches, lag: Lag, is_ready: Callable[[], str]) -> web.AppRunner:
     """``is_ready`` answers why not, or nothing."""
 
     async def livez(_: web.Request) -> web.Response:
+        if lag.seconds > MOST_LAG:
+            return web.Response(status=503, text=f"the event loop was {lag.seconds:.0f} s late\n")
         # A restart opens the watches anew. That they cannot be opened is not for a restart to mend.
         if dead := watches.dead():
             return web.Response(status=503, text=f"the watch on {dead} does not deliver\n")

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from steward_api.crds import definitions
-from steward_api.names import PLURALS, SERVER_RESTART, SNAPSHOT_GROUP, SNAPSHOTS, VOLUME_RESET
+from steward_api.names import GROUP, LEASE, PLURALS, SNAPSHOT_GROUP, SNAPSHOTS
 
 from steward_operator.core.settings import Settings
 from steward_operator.hubapi.client import HubApi, HubError
@@ -20,17 +20,22 @@ TOKEN_PATIENCE = 60.0
 TOKEN_AGAIN = 3.0
 API_PATIENCE, API_AGAIN = 30.0, 0.5
 
-RIGHTS = [
-    ("patch", "hubsteward.io", PLURALS[VOLUME_RESET], "status"),
-    ("patch", "hubsteward.io", PLURALS[SERVER_RESTART], "status"),
-    ("delete", "", "persistentvolumeclaims", ""),
-    ("create", "", "persistentvolumeclaims", ""),
-    ("patch", "", "persistentvolumeclaims", ""),
-    ("patch", "", "pods", "resize"),
-    ("list", "", "pods", ""),
-    ("create", "batch", "jobs", ""),
-]
-SNAPSHOT_RIGHTS = [(verb, SNAPSHOT_GROUP, SNAPSHOTS, "") for verb in ("list", "create", "patch", "delete")]
+#: Verbs by group, resource, subresource and name: the whole of the operator's Role, so that what is missing is said at
+#: once and not at the first request that needs it.
+RIGHTS: Mapping[tuple[str, str, str, str], tuple[str, ...]] = {
+    **{(GROUP, plural, "", ""): ("get", "list", "watch", "patch", "delete") for plural in PLURALS.values()},
+    **{(GROUP, plural, "status", ""): ("patch",) for plural in PLURALS.values()},
+    ("", "pods", "", ""): ("get", "list", "watch"),
+    ("", "pods", "resize", ""): ("patch",),
+    ("", "persistentvolumeclaims", "", ""): ("get", "list", "watch", "create", "delete", "patch"),
+    ("batch", "jobs", "", ""): ("get", "list", "watch", "create", "delete"),
+    ("events.k8s.io", "events", "", ""): ("create",),
+    ("coordination.k8s.io", "leases", "", ""): ("create",),
+    ("coordination.k8s.io", "leases", "", LEASE): ("get", "update"),
+}
+SNAPSHOT_RIGHTS: Mapping[tuple[str, str, str, str], tuple[str, ...]] = {
+    (SNAPSHOT_GROUP, SNAPSHOTS, "", ""): ("list", "create", "delete", "patch")
+}
 
 
 class StartUpError(Exception):
@@ -68,10 +73,12 @@ async def check(kube: KubeApi, settings: Settings) -> None:
                 f"The installed CRD of {kind} is older than this operator: {missing}. "
                 "Upgrade the chart jupyterhub-steward-crds."
             )
-    for verb, group, resource, subresource in [*RIGHTS, *(SNAPSHOT_RIGHTS if settings.snapshots.enabled else ())]:
-        if not await kube.may(verb, group, resource, subresource):
-            what = f"{resource}/{subresource}" if subresource else resource
-            raise StartUpError(f"The operator's service account may not {verb} {what}; its Role is not complete.")
+    rights = {**RIGHTS, **(SNAPSHOT_RIGHTS if settings.snapshots.enabled else {})}
+    for (group, resource, subresource, name), verbs in rights.items():
+        for verb in verbs:
+            if not await kube.may(verb, group, resource, subresource, name):
+                what = f"{resource}/{subresource}" if subresource else resource
+                raise StartUpError(f"The operator's service account may not {verb} {what}; its Role is not complete.")
 
 
 def first_missing(wanted: Mapping[str, Any], present: Json, path: str = "") -> str:

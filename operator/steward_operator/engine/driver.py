@@ -157,7 +157,11 @@ class Driver:
                     return await self._set_finalizers(request, [*_finalizers(request), names.FINALIZER])
                 case RemoveFinalizer():
                     kept = [f for f in _finalizers(request) if f != names.FINALIZER]
-                    return await self._set_finalizers(request, kept)
+                    written = await self._set_finalizers(request, kept)
+                    if request.is_deleting:
+                        # It goes without an end of its own, and has done what it has done.
+                        audit(dict(request.manifest), deleted=True)
+                    return written
                 case TryCreateClaim():
                     answers[step.key] = await self._try_create(step)
                 case CreateClaim():
@@ -265,7 +269,8 @@ class Driver:
         try:
             self._events.put_nowait(events.phase_event(manifest, self._namespace, self._now()))
         except asyncio.QueueFull:
-            log(logging.WARNING, "event dropped", request=manifest["metadata"]["name"])
+            meta = manifest["metadata"]
+            log(logging.WARNING, "event dropped", request=meta["name"], uid=meta["uid"])
 
     async def send_events(self) -> None:
         """Runs for as long as the operator does. An Event is news: nothing waits for it, the status already says it."""
@@ -275,7 +280,8 @@ class Driver:
             try:
                 await self._kube.create_event(event)
             except KubeError as error:
-                log(logging.WARNING, "event not written", event=event["metadata"]["name"], problem=str(error))
+                log(logging.WARNING, "event not written", event=event["metadata"]["name"],
+                    uid=event["regarding"]["uid"], problem=str(error))  # fmt: skip
 
     async def _set_finalizers(self, request: Request, finalizers: list[str]) -> Json:
         written = await self._kube.set_finalizers(

@@ -8,7 +8,7 @@ import itertools
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Awaitable, Callable, Hashable, Mapping
 from typing import Generic, TypeVar
 
 from steward_operator.obs import metrics
@@ -21,10 +21,20 @@ LONGEST_BACK_OFF = 30.0
 
 
 class KeyedQueue(Generic[K]):
-    """Calls ``work(key)``, which answers in how many seconds it wants to see the key again, or None."""
+    """Calls ``work(key)``, which answers in how many seconds it wants to see the key again, or None.
 
-    def __init__(self, work: Callable[[K], Awaitable[float | None]], *, workers: int = 32) -> None:
+    ``name`` says for the log what a key stands for.
+    """
+
+    def __init__(
+        self,
+        work: Callable[[K], Awaitable[float | None]],
+        name: Callable[[K], Mapping[str, str]] = lambda key: {"key": str(key)},
+        *,
+        workers: int = 32,
+    ) -> None:
         self._work = work
+        self._name = name
         self._workers = workers
         self._ready: asyncio.Queue[tuple[K, float]] = asyncio.Queue()
         self._queued: set[K] = set()
@@ -93,8 +103,8 @@ class KeyedQueue(Generic[K]):
             except Exception as problem:
                 # The queue is where every unforeseen failure of one request ends: it is told and tried again.
                 delay = self._back_off(key)
-                log(logging.WARNING, "retrying", key=list(map(str, key)) if isinstance(key, tuple) else str(key),
-                    problem=str(problem) or repr(problem), seconds=round(delay, 2))  # fmt: skip
+                log(logging.WARNING, "retrying", **self._name(key), problem=str(problem) or repr(problem),
+                    seconds=round(delay, 2))  # fmt: skip
             finally:
                 self._busy.discard(key)
             if key in self._again:

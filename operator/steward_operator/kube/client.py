@@ -311,13 +311,14 @@ class HttpKubeApi:
         """For the install-time Job only; the operator itself has no right to it."""
         await self._call("POST", self._core("secrets"), body=dict(secret))
 
-    async def may(self, verb: str, group: str, resource: str, subresource: str = "") -> bool:
+    async def may(self, verb: str, group: str, resource: str, subresource: str = "", name: str = "") -> bool:
         attributes = {
             "namespace": self._namespace,
             "verb": verb,
             "group": group,
             "resource": resource,
             "subresource": subresource,
+            "name": name,
         }
         review = {
             "apiVersion": "authorization.k8s.io/v1",

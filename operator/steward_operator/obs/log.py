@@ -37,8 +37,11 @@ def log(level: int, message: str, **fields: Any) -> None:
     logger.log(level, message, extra={"fields": fields})
 
 
-def audit(request: dict[str, Any]) -> None:
-    """The one line that says who had what done to whose server, and how it ended."""
+def audit(request: dict[str, Any], *, deleted: bool = False) -> None:
+    """The one line that says who had what done to whose server, and how it ended.
+
+    ``deleted`` is a request that was deleted while it was at work; phase and reason are those it had come to.
+    """
     spec, status, meta = request.get("spec") or {}, request.get("status") or {}, request["metadata"]
     log(
         logging.INFO,
@@ -58,4 +61,5 @@ def audit(request: dict[str, Any]) -> None:
         phase=status.get("phase"),
         reason=status.get("reason"),
         mechanism=status.get("mechanism"),
+        **({"deleted": True} if deleted else {}),
     )
