@@ -78,7 +78,8 @@ APART = ("csi", "schedules")
 
 def schedules() -> int:
     """Those of the unit tier alone, as many times over as SCHEDULES says; what was played goes into the report."""
-    return uv_run("pytest", "tests/unit/test_schedules.py", "tests/unit/test_restart_schedules.py", "--durations=5")
+    files = ("tests/unit/test_schedules.py", "tests/unit/test_restart_schedules.py")
+    return uv_run("pytest", *files, "--durations=5", "-n", "2", "--dist", "worksteal")
 
 
 TIERS = {"lint": lint} | {tier: lambda t=tier: pytest(t) for tier in (*NAMES, *APART)} | {

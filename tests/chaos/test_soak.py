@@ -36,7 +36,7 @@ FAULTS = 3
 #: Finished requests that are kept, and backups of a volume.
 CAP, KEPT = 40, 3
 SETTINGS = {**CONFIG["settings"], "resync_every": 2, "most_finished_requests": CAP}
-#: What a process may hold more at the last quiet moment than at the first: connections that are kept open, and memory.
+#: What a process may hold more at the last quiet moment than at an early one: connections that are kept open, memory.
 MORE_FILES, MORE_MEMORY = 8, 1.25
 
 
@@ -146,7 +146,8 @@ def test_the_same_users_for_a_long_time(
     proxy.injections = None
     soak.check_retention()
     assert soak.ends_of_leaders >= ROUNDS // 4
-    (files, memory), (files_then, memory_then) = held[-1], held[0]
+    # A process takes what it needs at most in its first rounds; what comes on top of that later is what counts.
+    (files, memory), (files_then, memory_then) = held[-1], held[len(held) // 3]
     assert files <= files_then + MORE_FILES, held
     assert memory <= memory_then * MORE_MEMORY, held
     tally.add(
