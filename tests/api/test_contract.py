@@ -113,40 +113,65 @@ def test_a_missing_signature_is_refused_with_the_line_to_add(ns: Namespace, kind
         ns.api.raw("POST", ns.requests(kind), body)
 
 
-OPERATOR_MAY = {
-    ("get", "pods"), ("list", "pods"), ("watch", "pods"), ("patch", "pods/resize"),
-    ("get", "persistentvolumeclaims"), ("list", "persistentvolumeclaims"), ("watch", "persistentvolumeclaims"),
-    ("create", "persistentvolumeclaims"), ("delete", "persistentvolumeclaims"), ("patch", "persistentvolumeclaims"),
-    ("get", "persistentvolumes"),
-}  # fmt: skip
-HUB_MAY = {
-    (verb, resource)
-    for verb in ("get", "watch", "list", "create", "delete")
-    for resource in ("pods", "persistentvolumeclaims")
+LOOK = "get list watch"
+REQUESTS = ("volumeresets.hubsteward.io", "serverrestarts.hubsteward.io")
+#: What each service account of the chart may do, by resource; everything else it may not.
+MAY: dict[str, dict[str, str]] = {
+    "operator": {
+        "pods": LOOK,
+        "pods/resize": "patch",
+        "persistentvolumeclaims": f"{LOOK} create delete patch",
+        "persistentvolumes": "get",
+        "jobs.batch": f"{LOOK} create delete",
+        "events.events.k8s.io": "create",
+        "leases.coordination.k8s.io": "create",
+        "volumesnapshots.snapshot.storage.k8s.io": "list create delete patch",
+        **dict.fromkeys(REQUESTS, f"{LOOK} patch delete"),
+        **{kind.replace(".", "/status.", 1): "patch" for kind in REQUESTS},
+    },
+    "hub": {
+        "pods": f"{LOOK} create delete",
+        "persistentvolumeclaims": f"{LOOK} create delete",
+        "events": LOOK,
+        "volumesnapshots.snapshot.storage.k8s.io": "list delete",
+        **dict.fromkeys(REQUESTS, f"{LOOK} create patch"),
+    },
+    "hubsteward-uninstall": dict.fromkeys(REQUESTS, "get list patch"),
+    "hubsteward-secrets": {"secrets": "create"},
+    "stranger": {},
 }
+VERBS = ("get", "list", "watch", "create", "update", "patch", "delete", "deletecollection")
+RESOURCES = (
+    "pods", "pods/resize", "pods/exec", "pods/log", "pods/ephemeralcontainers", "persistentvolumeclaims", "secrets",
+    "services", "configmaps", "events", "nodes", "persistentvolumes", "serviceaccounts/token", "jobs.batch",
+    "events.events.k8s.io", "leases.coordination.k8s.io", "roles.rbac.authorization.k8s.io",
+    "volumesnapshots.snapshot.storage.k8s.io", *REQUESTS, *(kind.replace(".", "/status.", 1) for kind in REQUESTS),
+)  # fmt: skip
 
 
-@pytest.mark.parametrize(("account", "allowed"), [("operator", OPERATOR_MAY), ("hub", HUB_MAY), ("stranger", set())])
-def test_a_service_account_may_do_its_work_and_nothing_else(
-    ns: Namespace, account: str, allowed: set[tuple[str, str]]
-) -> None:
-    verbs = ["get", "list", "watch", "create", "update", "patch", "delete", "deletecollection"]
-    resources = ["pods", "pods/resize", "pods/exec", "pods/ephemeralcontainers", "persistentvolumeclaims", "secrets",
-                 "services", "configmaps", "nodes", "persistentvolumes", "serviceaccounts/token"]  # fmt: skip
-    found = set()
-    for resource in resources:
-        for verb in verbs:
-            main, _, sub = resource.partition("/")
-            attributes = {"namespace": NAMESPACE, "verb": verb, "resource": main, "subresource": sub}
-            review = {
-                "apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview",
-                "spec": {"resourceAttributes": attributes},
-            }  # fmt: skip
-            path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
-            answer = ns.api.raw("POST", path, review, token=ns.token(account))
-            if answer["status"].get("allowed"):
-                found.add((verb, resource))
-    assert found == allowed
+def attributes(resource: str, verb: str) -> dict[str, str]:
+    """Of ``resource[/subresource][.group]``."""
+    main, _, group = resource.partition(".")
+    main, _, subresource = main.partition("/")
+    return {"namespace": NAMESPACE, "verb": verb, "group": group, "resource": main, "subresource": subresource}
+
+
+@pytest.mark.parametrize("account", MAY)
+def test_a_service_account_may_do_its_work_and_nothing_else(ns: Namespace, account: str) -> None:
+    token = ns.token(account)
+    path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
+
+    def may(resource: str, verb: str) -> bool:
+        review = {
+            "apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview",
+            "spec": {"resourceAttributes": attributes(resource, verb)},
+        }  # fmt: skip
+        return bool(ns.api.raw("POST", path, review, token=token)["status"].get("allowed"))
+
+    found = {resource: {verb for verb in VERBS if may(resource, verb)} for resource in RESOURCES}
+    assert {resource: verbs for resource, verbs in found.items() if verbs} == {
+        resource: set(verbs.split()) for resource, verbs in MAY[account].items()
+    }
 
 
 def test_rights_are_felt_by_real_requests(ns: Namespace) -> None:

@@ -79,6 +79,18 @@ def test_a_pod_that_is_no_server_is_not_resized(ns: Namespace, kubelet: FakeKube
     )
 
 
+def test_no_other_container_is_resized(ns: Namespace, kubelet: FakeKubelet) -> None:
+    user = ns.user()
+    ns.make_claim(user, "workspace")
+    ns.make_pod(user, sidecar=True)
+    path = ns.core("pods", f"jupyter-{user}") + "/resize"
+    denied(ns, "PATCH", path, resize({"requests": {"cpu": "51m"}}, "side"), STRATEGIC, match="and no other")
+
+
+#: Of an object that is there; it would go with its new owner.
+OWNER = {"apiVersion": "v1", "kind": "ConfigMap", "name": "kube-root-ca.crt", "uid": "not-that-one"}
+
+
 def claim_body(**labels: str) -> Json:
     return {
         "metadata": {
@@ -117,6 +129,7 @@ def test_other_claims_are_neither_changed_nor_deleted(ns: Namespace) -> None:
         {"metadata": {"annotations": {names.USERNAME: None}}},
         {"metadata": {"annotations": {"example.com/x": "y"}}},
         {"metadata": {"finalizers": []}},
+        {"metadata": {"ownerReferences": [OWNER]}},
         {"spec": {"resources": {"requests": {"storage": "9Gi"}}}},
     ],
 )
@@ -158,7 +171,16 @@ def test_a_copy_may_run(ns: Namespace, job: Json) -> None:
         (lambda pod: pod["volumes"].append({"name": "s", "secret": {"secretName": "hub"}}), "no Secrets"),
         (lambda pod: pod["volumes"].append({"name": "h", "hostPath": {"path": "/"}}), "nothing else"),
         (lambda pod: pod["containers"][0].update(envFrom=[{"secretRef": {"name": "hub"}}]), "no Secrets"),
+        (lambda pod: pod["containers"][0].update(env=[{"name": "A", "value": "b"}]), "nothing else"),
+        (lambda pod: pod["volumes"][0]["persistentVolumeClaim"].update(claimName="hub-db-dir"), "nothing else"),
         (lambda pod: pod.update(hostNetwork=True), "restricted standard"),
+        (lambda pod: pod.update(hostPID=True), "restricted standard"),
+        (lambda pod: pod.update(hostIPC=True), "restricted standard"),
+        (lambda pod: pod["securityContext"].update(seccompProfile={"type": "Unconfined"}), "restricted standard"),
+        (lambda pod: pod["securityContext"].pop("seccompProfile"), "restricted standard"),
+        (lambda pod: pod["containers"][0]["securityContext"].update(allowPrivilegeEscalation=True), "restricted"),
+        (lambda pod: pod["containers"][0]["securityContext"].pop("allowPrivilegeEscalation"), "restricted"),
+        (lambda pod: pod["containers"][0]["securityContext"]["capabilities"].update(drop=["CHOWN"]), "restricted"),
         (lambda pod: pod["securityContext"].update(runAsNonRoot=False), "restricted standard"),
         (lambda pod: pod["containers"][0]["securityContext"].update(privileged=True), "restricted standard|Invalid"),
         (lambda pod: pod["containers"][0]["securityContext"]["capabilities"].update(add=["SYS_ADMIN"]), "restricted"),
@@ -179,6 +201,8 @@ def test_of_a_request_only_the_finalizer_may_change(ns: Namespace, kind: str) ->
         {"spec": {"ttlSecondsAfterFinished": 100_000}},
         {"metadata": {"labels": {"a": "b"}}},
         {"metadata": {"annotations": {"a": "b"}}},
+        {"metadata": {"ownerReferences": [OWNER]}},
+        {"metadata": {"finalizers": ["example.com/kept"]}},
     ):
         denied(ns, "PATCH", path, change, MERGE, match="nothing of a request but its finalizer")
 
@@ -204,7 +228,7 @@ def test_no_pod_comes_on_a_locked_claim_but_others_may(ns: Namespace, kubelet: F
 
 
 @pytest.mark.parametrize(("role", "may"), [("view", {"get", "list", "watch"}),
-                                           ("edit", {"get", "list", "watch", "create", "update", "patch", "delete"})])  # fmt: skip
+                                           ("edit", {"get", "list", "watch", "create", "update", "patch", "delete", "deletecollection"})])  # fmt: skip
 def test_the_namespaces_viewers_see_requests_and_its_editors_make_them(ns: Namespace, role: str, may: set[str]) -> None:
     """The chart's ClusterRoles are made to be aggregated; here they are bound as they are."""
     account = f"a-{role}"
@@ -217,7 +241,7 @@ def test_the_namespaces_viewers_see_requests_and_its_editors_make_them(ns: Names
         }  # fmt: skip
         ns.api.raw("POST", "/apis/rbac.authorization.k8s.io/v1/namespaces/hub/rolebindings", binding)
     found = set()
-    for verb in ("get", "list", "watch", "create", "update", "patch", "delete"):
+    for verb in ("get", "list", "watch", "create", "update", "patch", "delete", "deletecollection"):
         attributes = {"namespace": "hub", "verb": verb, "group": names.GROUP, "resource": "volumeresets"}
         review = {"spec": {"resourceAttributes": attributes}}
         path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"

@@ -177,9 +177,9 @@ class Namespace:
                 raise
             return None
 
-    def make_pod(self, user: str, *, is_server: bool = True, dry_run: bool = False) -> None:
+    def make_pod(self, user: str, *, is_server: bool = True, dry_run: bool = False, sidecar: bool = False) -> None:
         resources = {"requests": {"cpu": "50m"}}
-        body = {
+        body: Json = {
             "metadata": {
                 "name": f"jupyter-{user}",
                 "labels": {names.COMPONENT: names.SERVER_COMPONENT} if is_server else {},
@@ -194,6 +194,8 @@ class Namespace:
                 "volumes": [{"name": "w", "persistentVolumeClaim": {"claimName": f"workspace-{user}"}}],
             },
         }  # fmt: skip
+        if sidecar:
+            body["spec"]["containers"].append({"name": "side", "image": "paper", "resources": resources})
         self.api.raw("POST", self.core("pods") + ("?dryRun=All" if dry_run else ""), body)
 
     def start_server(self, user: str) -> Json:
