@@ -34,6 +34,8 @@ from tests.support.operator import FakeHub, Operator
 Json = dict[str, Any]
 Row = tuple[str, str, str]
 THREADS = 16
+#: Seconds: with a sweep of what is old every fifty, two of them at least.
+IDLE = 120
 
 
 def percentile(values: list[float], share: float) -> float:
@@ -72,6 +74,10 @@ class Audit:
             and event["objectRef"]["resource"] not in ("leases", "events", "selfsubjectaccessreviews")
             and "dryRun" not in event["requestURI"]
         ]
+
+    def throttled(self) -> int:
+        """Requests of any kind that the API server had no room for."""
+        return sum(event["responseStatus"]["code"] == 429 for event in self._plane.audit(self._begin))
 
     def of(self, resource: str, subresource: str = "") -> list[Json]:
         return [
@@ -117,6 +123,33 @@ def latency(ns: Namespace, audit: Audit, count: int) -> list[Row]:
     ]  # fmt: skip
 
 
+def several(ns: Namespace, audit: Audit) -> Row:
+    """What each further volume of a reset costs."""
+    counts = []
+    kinds = ["workspace", "cache", "home"]
+    for many in range(1, len(kinds) + 1):
+        user = ns.user()
+        for kind in kinds[:many]:
+            ns.make_claim(user, kind)
+        audit.mark()
+        ended = ns.ended(names.VOLUME_RESET, ns.ask(names.VOLUME_RESET, user, volumes=kinds[:many]))
+        assert ended["status"]["phase"] == "Succeeded", ended["status"]
+        counts.append(len(audit.writes()))
+    return (
+        "writes of a reset of one, two and three volumes",
+        ", ".join(map(str, counts)),
+        "none of them used, no backup",
+    )
+
+
+def idle(audit: Audit, seconds: float) -> Row:
+    """With all its servers and finished requests there. Sweeps of what is old are among it."""
+    audit.mark()
+    end = time.monotonic() + seconds
+    wait_for("the time is over", lambda: time.monotonic() >= end, seconds + 10, every=1)
+    return f"writes in {seconds:.0f} s without a request", str(len(audit.writes())), "without Events and Leases"
+
+
 def duplicates(ns: Namespace, kubelet: FakeKubelet) -> Row:
     user = ns.user()
     pod = ns.start_server(user)
@@ -142,10 +175,9 @@ def burst(ns: Namespace, audit: Audit, count: int) -> Row:
     asked = time.time()
     wait_for("all resizes are sent", lambda: len(audit.of("pods", "resize")) >= count, 300, every=1)
     last = max(moment(event["requestReceivedTimestamp"]) for event in audit.of("pods", "resize"))
-    throttled = sum(event["responseStatus"]["code"] == 429 for event in audit.writes())
     return (
         f"{count} restarts at once",
-        f"all sent {last - begun:.1f} s after the first was asked for, {throttled} throttled",
+        f"all sent {last - begun:.1f} s after the first was asked for, {audit.throttled()} throttled",
         f"asking alone took {asked - begun:.1f} s",
     )
 
@@ -239,6 +271,7 @@ def measure(ns: Namespace, pair: list[Operator], many: int) -> list[Row]:
         start(pair[0])
         rows.append(("memory, idle", f"{memory(pair[0]):.0f} MB", "resident"))
         rows += latency(ns, audit, 50)
+        rows.append(several(ns, audit))
         rows.append(duplicates(ns, kubelet))
         rows.append(burst(ns, audit, 1000))
         selector = urllib.parse.quote(UNFINISHED)
@@ -255,6 +288,8 @@ def measure(ns: Namespace, pair: list[Operator], many: int) -> list[Row]:
     rows.append((f"start with {many} servers, claims and finished requests more", f"ready in {ready:.1f} s", ""))
     wait_for("the watches have shown them", lambda: pair[0].is_ready(), 60)
     rows.append(("memory with them", f"{memory(pair[0]):.0f} MB", "resident"))
+    rows.append(idle(audit, IDLE))
+    rows.append((f"memory {IDLE} s later", f"{memory(pair[0]):.0f} MB", "resident"))
     return rows
 
 
