@@ -78,7 +78,7 @@ APART = ("csi", "schedules")
 
 def schedules() -> int:
     """Those of the unit tier alone, as many times over as SCHEDULES says; what was played goes into the report."""
-    files = ("tests/unit/test_schedules.py", "tests/unit/test_restart_schedules.py")
+    files = [f"tests/unit/test_{what}.py" for what in ("schedules", "restart_schedules", "explorer")]
     return uv_run("pytest", *files, "--durations=5", "-n", "2", "--dist", "worksteal")
 
 
