@@ -58,9 +58,12 @@ def stop_and_start(session: Session) -> float:
     return time.perf_counter() - begin
 
 
+#: Prints when it began, by the clock that node and host share. Waiting costs the machine nothing.
 BY_HAND = """
-ctr -n k8s.io task kill -s SIGTERM {id}
-while ctr -n k8s.io task ls | grep {id} | grep -q RUNNING; do :; done
+pid=$(ctr -n k8s.io task ls | grep {id} | tr -s ' ' | cut -d ' ' -f 2)
+date +%s.%N
+kill -s TERM $pid
+while kill -0 $pid 2>/dev/null; do sleep 0.01; done
 for attempt in $(seq 100); do
   ctr -n k8s.io task delete {id} >/dev/null 2>&1
   ctr -n k8s.io task start --detach {id} 2>/dev/null && exit 0
@@ -77,10 +80,9 @@ def floor(session: Session, kube: Kube) -> float:
     node = ["docker", "exec", f"{kube.target.name}-control-plane"]
     run([*node, "systemctl", "stop", "kubelet"])
     try:
-        begin = time.perf_counter()
-        run([*node, "sh", "-c", BY_HAND.format(id=identity)])
+        begin = float(run([*node, "sh", "-c", BY_HAND.format(id=identity)]).split()[0])
         wait_for("the container answers", lambda: answers(session), 60, every=0.02)
-        return time.perf_counter() - begin
+        return time.time() - begin
     finally:
         # The kubelet starts a container of its own, which the one started by hand would be in the way of.
         run([*node, "sh", "-c", f"ctr -n k8s.io task kill -s SIGKILL {identity}; systemctl start kubelet"])

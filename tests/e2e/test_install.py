@@ -7,9 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from steward_api import names
 
 from cluster import images, local
 from cluster.local import Target
+from tests.e2e.test_reset import manifest
 from tests.support.cluster import Kube, Session, wait_for
 
 pytestmark = pytest.mark.alone
@@ -65,10 +67,6 @@ def test_buttons_are_off_while_the_operator_is_away_and_accepted_requests_go_on(
     kube("scale", "deployment/operator", "--replicas=0")
     try:
         kube("wait", "--for=delete", "pod", "-l", "component=operator", "--timeout=60s")
-        from steward_api import names
-
-        from tests.e2e.test_reset import manifest
-
         accepted = kube.create(manifest(names.SERVER_RESTART, user.user))
         name = user.user
 
@@ -99,12 +97,26 @@ def _password(kube: Kube) -> str:
 def test_uninstall_keeps_what_users_made_and_any_authenticator_works(
     target: Target, kube: Kube, login: Callable[[str], Session]
 ) -> None:
-    """The same release comes back over its kept database, secrets and claims, with another way to log in."""
+    """The same release comes back over its kept database, secrets and claims, with another way to log in.
+
+    It goes in the middle of a reset, which is waited for.
+    """
     owner = login("keeper")
     owner.start_and_wait()
     owner.stop_and_wait()
-    claims, password = kube.uids("keeper"), _password(kube)
+    before, password = kube.uids("keeper"), _password(kube)
+    begun = kube.create(manifest(names.VOLUME_RESET, "keeper", volumes=["home"], backup="Copy"))
+
+    def is_at_work() -> bool:
+        return bool(kube.request("vreset", begun).get("status", {}).get("phase", "Pending") != "Pending")
+
+    wait_for("the reset has begun", is_at_work, 30, every=0.05)
     target.helm("uninstall", target.release, "--namespace", target.namespace, "--wait")
+    ended = kube.request("vreset", begun)
+    assert ended["status"]["phase"] == "Succeeded", ended["status"]
+    assert "finalizers" not in ended["metadata"]
+    claims = kube.uids("keeper")
+    assert {kind for kind in claims if claims[kind] != before[kind]} == {"home"}
     kept = {c["metadata"]["name"] for c in kube.json("get", "pvc")["items"]}
     assert "hub-db-dir" in kept
     assert kube.uids("keeper") == claims
