@@ -59,8 +59,8 @@ def pair(api: ControlPlane, ns: Namespace, hub: FakeHub, proxy: Proxy, tmp_path:
 
 
 class Soak:
-    def __init__(self, ns: Namespace, proxy: Proxy, pair: list[Operator]) -> None:
-        self.ns, self.proxy, self.pair = ns, proxy, pair
+    def __init__(self, ns: Namespace, proxy: Proxy, kubelet: FakeKubelet, pair: list[Operator]) -> None:
+        self.ns, self.proxy, self.kubelet, self.pair = ns, proxy, kubelet, pair
         self.chance = random.Random(SEED)
         self.requests: set[str] = set()
         self.ends_of_leaders = 0
@@ -73,6 +73,7 @@ class Soak:
         return next(operator for operator in self.pair if operator.identity == holder)
 
     def round(self, number: int, *, disturbed: bool) -> None:
+        before = self.kubelet.restarts_of.copy()
         self.proxy.arm(None)
         if disturbed:
             self.proxy.arm(Kill(self.chance.randint(5, 40), self.chance.choice(["before", "after"])))
@@ -94,8 +95,10 @@ class Soak:
         self.proxy.kill = None
         deletes = deletes_of_claims([self.proxy])
         for player, requests in zip(players, results, strict=True):
-            judge(self.ns, player.played, requests, deletes, keeps_backups=False)
-            self.note(player.played.user, requests)
+            user = player.played.user
+            ended = self.kubelet.restarts_of[user] - before[user]
+            judge(self.ns, player.played, requests, deletes, keeps_backups=False, ended=ended)
+            self.note(user, requests)
         for operator in self.pair:
             if not operator.is_running:
                 self.ends_of_leaders += 1
@@ -133,7 +136,7 @@ class Soak:
 def test_the_same_users_for_a_long_time(
     pair: list[Operator], ns: Namespace, proxy: Proxy, kubelet: FakeKubelet, snapshots: FakeSnapshots, tally: Tally
 ) -> None:
-    soak = Soak(ns, proxy, pair)
+    soak = Soak(ns, proxy, kubelet, pair)
     proxy.injections = faults = RandomFaults(SEED, FAULTS / 100)
     held: list[tuple[float, float]] = []
     for number in range(ROUNDS):

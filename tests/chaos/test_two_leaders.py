@@ -53,7 +53,7 @@ def leaders(
 
 
 def test_random_schedules_with_two_leaders_break_no_rule(
-    leaders: list[tuple[Operator, Proxy]], ns: Namespace, tally: Tally
+    leaders: list[tuple[Operator, Proxy]], ns: Namespace, kubelet: FakeKubelet, tally: Tally
 ) -> None:
 
     def one(number: int) -> tuple[Played, list[Json]]:
@@ -66,7 +66,7 @@ def test_random_schedules_with_two_leaders_break_no_rule(
     proxies = [proxy for _, proxy in leaders]
     deletes = deletes_of_claims(proxies)
     for played, requests in results:
-        judge(ns, played, requests, deletes)
+        judge(ns, played, requests, deletes, ended=kubelet.restarts_of[played.user])
     acted = [sum(w.happened for w in proxy.writes) for proxy in proxies]
     assert min(acted) > SCHEDULES / 4, f"both have acted: {acted}"
     ends = [r["status"]["phase"] for _, requests in results for r in requests if r]

@@ -75,7 +75,13 @@ def restart(kube: Kube, session: Session) -> None:
     kube.create(manifest(names.SERVER_RESTART, session.user))
 
 
-ACTIONS: list[Callable[[Kube, Session], None]] = [restart, restart, restart, crash, crash, out_of_memory]
+def restart_in_place(kube: Kube, session: Session) -> None:
+    kube.create(manifest(names.SERVER_RESTART, session.user, strategy="InPlace"))
+
+
+ACTIONS: list[Callable[[Kube, Session], None]] = [
+    restart, restart, restart_in_place, restart_in_place, crash, crash, out_of_memory,
+]  # fmt: skip
 
 
 def play(kube: Kube, session: Session, number: int) -> dict[str, Any]:

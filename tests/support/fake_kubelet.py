@@ -11,6 +11,7 @@ import json
 import queue
 import threading
 import time
+from collections import Counter
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -38,7 +39,10 @@ class FakeKubelet(threading.Thread):
         self._numbers = itertools.count(1)
         self._stop_asked = threading.Event()
         self._events: queue.Queue[tuple[str, Json]] = queue.Queue()
+        #: Instances that were ended by a resize, by the UID of their pod.
         self.restarts: dict[str, int] = {}
+        #: The same by user, whatever became of the pods.
+        self.restarts_of: Counter[str] = Counter()
         self.problems: list[str] = []
         #: Source claim -> exit code and report of its copy; everything else is copied.
         self.copies: dict[str, tuple[int, Json]] = {}
@@ -112,6 +116,7 @@ class FakeKubelet(threading.Thread):
                 return False
             count = pod["status"]["containerStatuses"][0]["restartCount"] + 1
             self.restarts[pod["metadata"]["uid"]] = self.restarts.get(pod["metadata"]["uid"], 0) + 1
+            self.restarts_of[pod["metadata"].get("annotations", {}).get(names.USERNAME, "")] += 1
             self._report(path, pod, restarts=count, started=_now())
         return True
 

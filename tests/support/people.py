@@ -169,9 +169,13 @@ def deletes_of_claims(proxies: list[Proxy]) -> dict[str, int]:
 
 
 def judge(
-    ns: Namespace, played: Played, requests: list[Json], deletes: dict[str, int], *, keeps_backups: bool = True
-) -> None:
+    ns: Namespace, played: Played, requests: list[Json], deletes: dict[str, int], *, keeps_backups: bool = True,
+    ended: int = 0,
+) -> None:  # fmt: skip
+    """``ended`` is how many instances of the user's servers were ended while the schedule ran."""
     what = f"{played.what}: {played.done}"
+    asked = sum(request["kind"] == names.SERVER_RESTART for request in played.requests.values())
+    assert ended <= asked, f"{ended} instances were ended for {asked} restarts; {what}"
     resets = [r for r in requests if r and r["kind"] == names.VOLUME_RESET]
     for request in requests:
         assert not request or request["status"].get("lockedClaims", []) == [], what
