@@ -17,7 +17,7 @@ from tests.support.cluster import wait_for
 from tests.support.control_plane_fixtures import CONFIG, NAMESPACE, Namespace
 from tests.support.fake_kubelet import FakeKubelet
 from tests.support.fake_snapshots import FakeSnapshots
-from tests.support.operator import Kill, Operator, Proxy
+from tests.support.operator import FakeHub, Kill, Operator, Proxy
 
 Json = dict[str, Any]
 #: A request of ours that takes more is out of its budget, or runs in circles.
@@ -119,9 +119,10 @@ def numbers(most: int) -> list[tuple[int, str]]:
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_a_crash_at_any_request_ends_as_if_nothing_had_happened(
     case: Case, operator: Operator, proxy: Proxy, ns: Namespace, kubelet: FakeKubelet, snapshots: FakeSnapshots,
-    tally: Tally,
+    hub: FakeHub, tally: Tally,
 ) -> None:  # fmt: skip
     proxy.counts_reads = True
+    hub.counted_by = proxy
 
     slowest = 0.0
 

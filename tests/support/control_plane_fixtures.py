@@ -299,6 +299,7 @@ def operator(api: ControlPlane, ns: Namespace, kubelet: FakeKubelet, proxy: Prox
     proxy.victim = lambda: operator.pid
     proxy.arm(None)
     proxy.counts_reads = False
+    hub.counted_by = None
     proxy.hold = proxy.injections = proxy.watch_filter = None
     yield operator
     operator.stop()

@@ -125,7 +125,12 @@ class Proxy(Served):
         app.router.add_route("*", "/{path:.*}", self._forward)
         return app
 
-    def _strike(self, when: str, number: int) -> bool:
+    def next_number(self) -> int:
+        """Of one request that counts, to whomever."""
+        self.sent += 1
+        return self.sent
+
+    def strike(self, when: str, number: int) -> bool:
         kill = self.kill
         if kill is None or kill.done.is_set() or kill.when != when or kill.number != number:
             return False
@@ -141,9 +146,8 @@ class Proxy(Served):
             return self._answer_lease(request.method, body)
         number = 0
         if counted or (self.counts_reads and is_ours):
-            self.sent += 1
-            number = self.sent
-            if self._strike("before", number):
+            number = self.next_number()
+            if self.strike("before", number):
                 raise web.HTTPBadGateway
         if self.hold and (gate := self.hold(request.method, request.path_qs)):
             await asyncio.to_thread(gate.wait, 30)
@@ -158,7 +162,7 @@ class Proxy(Served):
                     Write(request.method, request.path, json.loads(body) if body else None, upstream.status,
                           "dryRun" in request.query)
                 )  # fmt: skip
-            if number and self._strike("after", number):
+            if number and self.strike("after", number):
                 raise web.HTTPBadGateway
             response = web.StreamResponse(status=upstream.status)
             for name in ("Content-Type", "Retry-After", "Content-Encoding"):
@@ -252,6 +256,8 @@ class FakeHub(Served):
         #: Users whose start is taken and never becomes a pod.
         self.dead_starts: set[str] = set()
         self.refuses_token = False
+        #: Counts the calls among the requests that the operator may be killed at.
+        self.counted_by: Proxy | None = None
 
     def app(self) -> web.Application:
         app = web.Application()
@@ -267,17 +273,35 @@ class FakeHub(Served):
 
     async def _stop(self, request: web.Request) -> web.Response:
         user = request.match_info["user"]
-        self.calls.append(("DELETE", user))
-        if await asyncio.to_thread(self._stop_server, user, (await request.json())["podUID"]):
-            return web.json_response({}, status=202)
-        return web.json_response({"status": 409, "message": "Another pod runs by now."}, status=409)
+        pod_uid = (await request.json())["podUID"]
+
+        def stop() -> web.Response:
+            self.calls.append(("DELETE", user))
+            if self._stop_server(user, pod_uid):
+                return web.json_response({}, status=202)
+            return web.json_response({"status": 409, "message": "Another pod runs by now."}, status=409)
+
+        return await self._between_kills(stop)
 
     async def _handle(self, request: web.Request) -> web.Response:
         user = request.match_info["user"]
-        self.calls.append((request.method, user))
-        if user not in self.dead_starts:
-            await asyncio.to_thread(self._start_server, user)
-        return web.json_response({}, status=202)
+
+        def start() -> web.Response:
+            self.calls.append((request.method, user))
+            if user not in self.dead_starts:
+                self._start_server(user)
+            return web.json_response({}, status=202)
+
+        return await self._between_kills(start)
+
+    async def _between_kills(self, act: Callable[[], web.Response]) -> web.Response:
+        number = self.counted_by.next_number() if self.counted_by else 0
+        if self.counted_by and self.counted_by.strike("before", number):
+            raise web.HTTPBadGateway
+        answer = await asyncio.to_thread(act)
+        if self.counted_by and self.counted_by.strike("after", number):
+            raise web.HTTPBadGateway
+        return answer
 
 
 class Operator:
