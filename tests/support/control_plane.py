@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import random
 import shutil
 import socket
 import ssl
@@ -27,10 +28,26 @@ ADMIN_TOKEN = "test-admin"
 CONTROLLERS = "job-controller,garbage-collector-controller,persistentvolumeclaim-protection-controller,serviceaccount-controller,namespace-controller,resourcequota-controller"
 
 
+_ports = random.SystemRandom()
+_given: set[int] = set()
+
+
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that nobody listens on, and that no connection of this machine's own takes meanwhile (those begin at 32768).
+
+    Each is given out once: between this and the moment when its owner listens, another would get it, too.
+    """
+    while True:
+        port = _ports.randrange(18_000, 30_000)
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        if port not in _given:
+            _given.add(port)
+            return port
 
 
 class Refused(Exception):
