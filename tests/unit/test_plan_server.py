@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from steward_api.phases import Phase, Reason
-from steward_operator.core.model import Pod, Refusal, Request
+from steward_operator.core.model import Container, Pod, Refusal, Request
 from steward_operator.core.plan_restart import plan_restart
 from steward_operator.core.steps import Done, ResizePod, StartServer, StopServer, Wait, WriteStatus
 
@@ -439,3 +439,20 @@ def test_what_a_waiting_request_to_recreate_is_told() -> None:
     first = with_status(first, mechanism="Recreate")
     said = told(plan_restart(world(restart(name="second", strategy="Recreate"), pod(), others=(first,))))
     assert said[2] == "The restart first is running; this request ends with it."
+
+
+@pytest.mark.parametrize(
+    ("policy", "state", "comes_back"),
+    [
+        ("Always", {"terminated": {"exitCode": 0}}, True),
+        ("Always", {"terminated": {"exitCode": 1}}, True),
+        ("OnFailure", {"terminated": {"exitCode": 0}}, False),
+        ("OnFailure", {"terminated": {"exitCode": 137}}, True),
+        ("Never", {"terminated": {"exitCode": 137}}, False),
+        ("OnFailure", {"waiting": {"reason": "CrashLoopBackOff"}}, True),
+    ],
+)
+def test_what_the_kubelet_starts_again(policy: str, state: Json, comes_back: bool) -> None:
+    ended = pod(policy=policy).notebook
+    assert ended is not None
+    assert Container(ended.spec, {**ended.status, "state": state}).comes_back(policy) is comes_back
