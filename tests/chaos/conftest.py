@@ -1,7 +1,5 @@
 """The fixtures of the tier: one control plane with the chart's roles and policies, one operator behind the proxy."""
 
-from collections.abc import Iterator
-
 import pytest
 
 from tests.chaos.report import Tally
@@ -9,7 +7,5 @@ from tests.support.control_plane_fixtures import *  # noqa: F403
 
 
 @pytest.fixture(scope="session")
-def tally() -> Iterator[Tally]:
-    found = Tally()
-    yield found
-    found.write()
+def tally() -> Tally:
+    return Tally()

@@ -30,10 +30,12 @@ class Tally:
     rows: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def add(self, what: str, **figures: Any) -> None:
+        """Written down at once: a run of hours that is cut off has done what it has done."""
         self.rows[what] = figures
         print(f"chaos: {what}: {json.dumps(figures)}")
+        self._write()
 
-    def write(self) -> None:
+    def _write(self) -> None:
         FILE.parent.mkdir(exist_ok=True)
         with FILE.with_suffix(".lock").open("w") as lock:
             # Several processes of one run write here.

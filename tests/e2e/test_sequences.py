@@ -128,8 +128,6 @@ def test_no_sequence_of_restarts_and_crashes_loses_a_server(login: Callable[[str
         done = sum(pool.map(work, people))
     assert done == SEQUENCES
     assert len(crashes) >= SEQUENCES / 2, "too few labs were there to be killed"
-    tally = Tally()
-    tally.add(
+    Tally().add(
         "restarts, crashes and out-of-memory kills on the real kubelet", cases=SEQUENCES, met=done, crashes=len(crashes)
     )
-    tally.write()
