@@ -44,6 +44,10 @@ test-unit test-api test-chart test-e2e test-browser test-chaos:
 test-csi: ## Snapshots through a real CSI chain, on a cluster of their own (KEEP=1 keeps it)
 	@$(PYTHON) -m tests.run csi
 
+.PHONY: test-guards
+test-guards: ## Every guard of the operator taken away, one by one: its tests have to fail (WRITE=1: into docs/reliability.md)
+	@$(UV) run --frozen --all-packages python tools/guards.py $(if $(WRITE),--write)
+
 .PHONY: test-chaos-full
 test-chaos-full: ## Every fault at every write, a crash at every request, 30,000 + 500 schedules (about an hour)
 	@CHAOS=full SCHEDULES=4 $(PYTHON) -m tests.run schedules chaos

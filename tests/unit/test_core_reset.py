@@ -417,9 +417,15 @@ def test_a_start_that_the_hub_took_and_that_comes_to_nothing() -> None:
 # -- backups that are due, newer operators, tools that apply again -----------------------------------------------------
 
 
-def test_a_phase_of_a_newer_operator_is_left_alone() -> None:
+def test_a_phase_of_the_other_kind_is_refused() -> None:
     step = plan_reset(world(with_status(reset(), phase="Restarting"), claim()))
     assert told(step) == ("Failed", "NotSupported", "This operator does not know the phase Restarting.")
+
+
+def test_a_phase_of_a_newer_operator_is_left_alone() -> None:
+    newer = with_status(begun("workspace"), phase="Archiving")
+    assert plan_reset(world(newer)) == Done()
+    assert not newer.is_finished
 
 
 def test_a_volume_that_was_used_after_all_gets_its_backup() -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 from steward_api.phases import Reason
 from steward_operator.obs import metrics
 
+from tools.guards import PACKAGE, guards, table
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -18,6 +20,16 @@ def test_every_test_that_the_reliability_page_names_is_there() -> None:
     functions = set(re.findall(r"def (test_\w+)\(", source))
     assert len(named) > 40
     assert named - functions - files == set()
+
+
+def test_every_guard_of_the_list_is_in_the_sources_once_and_on_the_page() -> None:
+    page = (ROOT / "docs" / "reliability.md").read_text()
+    listed = guards()
+    for guard in listed:
+        source = (PACKAGE / guard.file).read_text()
+        assert guard.cut(source) != source
+        assert guard.tests, guard.name
+    assert table(listed) in page, "make test-guards WRITE=1 renews it"
 
 
 def test_the_operating_page_names_the_metrics_and_reasons_there_are() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from itertools import permutations
 from typing import Any
 
 import pytest
@@ -75,9 +76,11 @@ def test_a_finished_pod_and_other_peoples_pods_do_not_hold_a_claim() -> None:
 
 
 def test_a_prefix_of_a_name_selects_nothing_of_the_other() -> None:
-    step = plan_reset(world(reset(user="ann-x"), claim(), claim(user="ann-x", uid="x-1")))
-    assert isinstance(step, WriteStatus)
-    assert [row["uid"] for row in step.status["volumes"]] == ["x-1"]
+    for user, own in (("ann-x", "x-1"), ("ann", "workspace-1")):
+        for claims in permutations((claim(), claim(user="ann-x", uid="x-1"))):
+            step = plan_reset(world(reset(user=user), *claims))
+            assert isinstance(step, WriteStatus)
+            assert [row["uid"] for row in step.status["volumes"]] == [own]
 
 
 def test_where_case_is_kept_two_names_are_two_people() -> None:

@@ -392,7 +392,7 @@ def test_a_new_server_that_crashes_again_and_again_is_told_of() -> None:
     assert (end["phase"], end["newPodUID"], end["newContainerID"]) == ("Succeeded", "pod-2", "c9")
 
 
-def test_an_unknown_phase_of_a_newer_operator_is_left_alone() -> None:
+def test_a_phase_of_the_other_kind_is_refused() -> None:
     step = plan_restart(world(with_status(restart(), phase="Preparing"), pod()))
     assert told(step) == ("Failed", "NotSupported", "This operator does not know the phase Preparing.")
     assert Reason.NOT_SUPPORTED == "NotSupported"
