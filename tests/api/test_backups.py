@@ -11,7 +11,7 @@ from steward_api import names
 from tests.support.cluster import wait_for
 from tests.support.control_plane import Refused
 from tests.support.control_plane_fixtures import Namespace
-from tests.support.fake_kubelet import FakeKubelet
+from tests.support.fake_kubelet import FakeKubelet, checksum
 from tests.support.operator import FakeHub, Operator, Proxy
 
 RESET = names.VOLUME_RESET
@@ -111,11 +111,12 @@ def test_a_volume_that_was_never_used_needs_no_backup(running: Operator, ns: Nam
 
 
 def test_undo_puts_the_backup_back_and_keeps_what_was_there_meanwhile(
-    running: Operator, ns: Namespace, proxy: Proxy, user: str
+    running: Operator, ns: Namespace, proxy: Proxy, kubelet: FakeKubelet, user: str
 ) -> None:
+    before = kubelet.content(ns.present(user, "home"))
     end(ns, user)
     (first,) = ns.backups(user)
-    ns.bind(user, "home")
+    meanwhile = kubelet.content(ns.bind(user, "home"))
     proxy.arm(None)
     status = end(ns, user, contents={"from": "Backup", "name": first["metadata"]["name"]})
     assert (status["phase"], status["reason"]) == ("Succeeded", "Restored"), status
@@ -123,7 +124,9 @@ def test_undo_puts_the_backup_back_and_keeps_what_was_there_meanwhile(
     assert len(ns.backups(user)) == 2
     assert all(names.PINNED_BY not in b["metadata"]["annotations"] for b in ns.backups(user))
     fills = [w for w in proxy.writes if w.path.endswith("/jobs") and "restore-" in w.body["metadata"]["name"]]
-    assert fills[0].body["spec"]["template"]["spec"]["containers"][0]["args"][-1] == f"--expect={'c' * 64}"
+    assert fills[0].body["spec"]["template"]["spec"]["containers"][0]["args"][-1] == f"--expect={checksum(before)}"
+    assert kubelet.content(ns.present(user, "home")) == before
+    assert sorted(map(kubelet.content, ns.backups(user))) == sorted([before, meanwhile])
     locks = [w.body["status"].get("lockedClaims") for w in proxy.writes if w.path.endswith("/status")]
     assert [lock for lock in locks if lock is not None] == [[f"home-{user}"], []]
 

@@ -83,7 +83,15 @@ def check_server(ns: Namespace, kubelet: FakeKubelet, case: Case, user: str, bef
     assert kubelet.restarts.get(before["metadata"]["uid"], 0) == int(is_in_place), "one instance ended, and no other"
 
 
-def check(ns: Namespace, case: Case, user: str, before: dict[str, str], name: str, deletes: list[str]) -> None:
+def contents(ns: Namespace, kubelet: FakeKubelet, user: str) -> list[str]:
+    """Of the user's home and of everything that is kept of it, in order."""
+    return sorted(map(kubelet.content, [ns.present(user, "home"), *ns.backups(user)]))
+
+
+def check(
+    ns: Namespace, kubelet: FakeKubelet, case: Case, user: str, before: dict[str, str], had: list[str], name: str,
+    deletes: list[str],
+) -> None:  # fmt: skip
     request = ns.request(case.kind, name)
     status = request["status"]
     assert status["phase"] == "Succeeded", status
@@ -104,6 +112,14 @@ def check(ns: Namespace, case: Case, user: str, before: dict[str, str], name: st
     if case.backup:
         ready = [b for b in ns.backups(user) if names.BACKUP in b["metadata"]["annotations"]]
         assert len(ready) == len(ns.backups(user)) == (2 if case.undo else 1)
+        if case.undo:
+            # The backup has been put back and is there still; what was there meanwhile is kept.
+            wanted = request["spec"]["contents"]["name"]
+            (old,) = (kubelet.content(b) for b in ns.backups(user) if b["metadata"]["name"] == wanted)
+            assert kubelet.content(ns.present(user, "home")) == old
+            assert contents(ns, kubelet, user) == sorted([*had, old])
+        else:
+            assert contents(ns, kubelet, user) == sorted([*had, ""])
 
 
 def strikes(run: Callable[[Kill], int], kill: Kill) -> bool:
@@ -132,7 +148,7 @@ def test_a_crash_at_any_request_ends_as_if_nothing_had_happened(
             operator.start()
             operator.wait_ready()
         user, spec = prepare(ns, case)
-        before, pod = uids(ns, user), ns.pod(user)
+        before, had, pod = uids(ns, user), contents(ns, kubelet, user), ns.pod(user)
         proxy.arm(kill)
         name = ns.ask(case.kind, user, **spec)
 
@@ -152,7 +168,7 @@ def test_a_crash_at_any_request_ends_as_if_nothing_had_happened(
         ns.ended(case.kind, name, 40)
         deletes = [w.body["preconditions"]["uid"] for w in proxy.writes if w.method == "DELETE" and w.happened
                    and w.body and "preconditions" in w.body]  # fmt: skip
-        check(ns, case, user, before, name, deletes)
+        check(ns, kubelet, case, user, before, had, name, deletes)
         check_server(ns, kubelet, case, user, pod)
         return proxy.sent
 

@@ -166,6 +166,12 @@ class Namespace:
     def claim(self, user: str, kind: str) -> Json | None:
         return self._find("persistentvolumeclaims", f"{kind}-{user}")
 
+    def present(self, user: str, kind: str) -> Json:
+        """The claim, which has to be there."""
+        found = self.claim(user, kind)
+        assert found is not None, f"{user} has no {kind}"
+        return found
+
     def pod(self, user: str) -> Json | None:
         return self._find("pods", f"jupyter-{user}")
 
@@ -252,8 +258,8 @@ def ns(api: ControlPlane) -> Namespace:
 
 
 @pytest.fixture(scope="session")
-def snapshots(api: ControlPlane, ns: Namespace) -> Iterator[FakeSnapshots]:
-    snapshots = FakeSnapshots(api, NAMESPACE)
+def snapshots(api: ControlPlane, ns: Namespace, kubelet: FakeKubelet) -> Iterator[FakeSnapshots]:
+    snapshots = FakeSnapshots(api, NAMESPACE, kubelet)
     snapshots.start()
     yield snapshots
     snapshots.stop()

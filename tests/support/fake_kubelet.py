@@ -6,6 +6,7 @@ The real ones run in the e2e tier; here they would make every crash boundary tak
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import queue
@@ -28,6 +29,10 @@ def _now(ago: float = 0) -> str:
     return (datetime.now(UTC) - timedelta(seconds=ago)).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+def checksum(content: str) -> str:
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
 class FakeKubelet(threading.Thread):
     def __init__(self, control_plane: ControlPlane, namespace: str, tick: float = TICK, swap: float = 0) -> None:
         """``swap`` is how many seconds an instance takes to be replaced."""
@@ -48,6 +53,8 @@ class FakeKubelet(threading.Thread):
         self.copies: dict[str, tuple[int, Json]] = {}
         #: Source claims whose copy does not come to an end.
         self.stuck: set[str] = set()
+        #: What was written, by the UID of a claim or the name of a snapshot.
+        self.written: dict[str, str] = {}
 
     def run(self) -> None:
         threading.Thread(target=self._read, daemon=True).start()
@@ -126,7 +133,7 @@ class FakeKubelet(threading.Thread):
             return False
         if pod["status"]["phase"] != "Pending":
             return True
-        code, report = self.copies.get(source, (0, {"files": 3, "bytes": 1000, "checksum": "c" * 64}))
+        code, report = self.copies.get(source) or self._copied(pod)
         ended = {"exitCode": code, "message": json.dumps(report), "finishedAt": _now(), "startedAt": _now()}
         status = {
             "name": "copy", "containerID": f"paper://{next(self._numbers)}", "image": "paper", "imageID": "paper",
@@ -138,6 +145,33 @@ class FakeKubelet(threading.Thread):
         }
         self._api.raw("PATCH", f"{path}/status", body, content_type="application/merge-patch+json")
         return True
+
+    def _copied(self, pod: Json) -> tuple[int, Json]:
+        """What the copier does with its volumes: it compares, writes and reports; given one volume it looks."""
+        claims = [self._claim(volume["persistentVolumeClaim"]["claimName"]) for volume in pod["spec"]["volumes"]]
+        content = self.content(claims[0])
+        report = {"files": 3, "bytes": 1000, "checksum": checksum(content)}
+        for argument in pod["spec"]["containers"][0]["args"]:
+            if argument.startswith("--expect=") and argument != f"--expect={report['checksum']}":
+                return 5, {"error": "the backup is not what was written into it"}
+        for target in claims[1:]:
+            self.written[target["metadata"]["uid"]] = content
+        return 0, report
+
+    def _claim(self, name: str) -> Json:
+        return dict(self._api.raw("GET", f"{self._pods.removesuffix('/pods')}/persistentvolumeclaims/{name}"))
+
+    def content(self, held: Json) -> str:
+        """Of a claim or a snapshot: what was copied or taken into it, what its user has written; else nothing."""
+        spec = held["spec"]
+        for key in (held["metadata"]["uid"], held["metadata"]["name"], (spec.get("dataSource") or {}).get("name")):
+            if key in self.written:
+                return self.written[key]
+        return f"files of {held['metadata']['uid']}" if held.get("status", {}).get("phase") == "Bound" else ""
+
+    def take_snapshot(self, name: str, source: str) -> None:
+        """A snapshot of this name holds from now on what the claim ``source`` holds."""
+        self.written[name] = self.content(self._claim(source))
 
     def _is_swapped(self, uid: str) -> bool:
         if time.monotonic() - self._resized_at.setdefault(uid, time.monotonic()) < self._swap:

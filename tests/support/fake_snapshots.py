@@ -9,14 +9,15 @@ import threading
 from typing import Any
 
 from .control_plane import ControlPlane, Refused
+from .fake_kubelet import FakeKubelet
 
 Json = dict[str, Any]
 
 
 class FakeSnapshots(threading.Thread):
-    def __init__(self, control_plane: ControlPlane, namespace: str) -> None:
+    def __init__(self, control_plane: ControlPlane, namespace: str, kubelet: FakeKubelet) -> None:
         super().__init__(daemon=True)
-        self._api = control_plane
+        self._api, self._kubelet = control_plane, kubelet
         self._path = f"/apis/snapshot.storage.k8s.io/v1/namespaces/{namespace}/volumesnapshots"
         self._stop_asked = threading.Event()
         self.problems: list[str] = []
@@ -42,6 +43,7 @@ class FakeSnapshots(threading.Thread):
         status = {"readyToUse": True, "restoreSize": "1Gi", "boundVolumeSnapshotContentName": f"content-{meta['uid']}"}
         path = f"{self._path}/{meta['name']}/status"
         try:
+            self._kubelet.take_snapshot(meta["name"], taken["spec"]["source"]["persistentVolumeClaimName"])
             self._api.raw("PATCH", path, {"status": status}, content_type="application/merge-patch+json")
         except Refused as refused:
             if refused.status != 404:
