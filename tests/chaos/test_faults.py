@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import itertools
 import random
+from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +20,7 @@ from tests.chaos.report import FULL, Tally, batches
 from tests.support.cluster import wait_for
 from tests.support.control_plane_fixtures import Namespace
 from tests.support.fake_kubelet import FakeKubelet
+from tests.support.fake_snapshots import FakeSnapshots
 from tests.support.faults import Fault, Injection, Injections
 from tests.support.operator import Operator, Proxy, Write
 
@@ -30,13 +33,18 @@ PATIENCE = 60
 
 @dataclass(frozen=True)
 class Scenario:
-    """A request that undisturbed takes ``writes`` writes, dry runs included."""
+    """A request that undisturbed takes ``writes`` writes, dry runs included. ``prepare`` may add to its spec."""
 
     name: str
     kind: str
     writes: int
-    prepare: Callable[[Namespace, str], None]
+    prepare: Callable[[Namespace, str], Json | None]
     spec: Json
+    server: bool = False
+
+    @property
+    def volume(self) -> str:
+        return str(self.spec.get("volumes", ["workspace"])[0])
 
 
 def used_home(ns: Namespace, user: str) -> None:
@@ -49,91 +57,169 @@ def unused_workspace(ns: Namespace, user: str) -> None:
 
 
 def server(ns: Namespace, user: str) -> None:
+    ns.make_claim(user, "workspace")
     ns.start_server(user)
+
+
+def used_home_and_backup(ns: Namespace, user: str) -> Json:
+    used_home(ns, user)
+    first = ns.ended(names.VOLUME_RESET, ns.ask(names.VOLUME_RESET, user, volumes=["home"]), PATIENCE)
+    ns.bind(user, "home")
+    return {"contents": {"from": "Backup", "name": first["status"]["volumes"][0]["backup"]["name"]}}
 
 
 SCENARIOS = [
     Scenario("reset with backup", names.VOLUME_RESET, 13, used_home, {"volumes": ["home"]}),
-    Scenario("restart", names.SERVER_RESTART, 3, server, {}),
+    Scenario("restart", names.SERVER_RESTART, 3, server, {}, True),
     Scenario("reset without backup", names.VOLUME_RESET, 8, unused_workspace, {"volumes": ["workspace"]}),
 ]
+LONGER = [
+    Scenario("undo", names.VOLUME_RESET, 21, used_home_and_backup, {"volumes": ["home"]}),
+    Scenario("reset with snapshot", names.VOLUME_RESET, 15, used_home, {"volumes": ["home"], "backup": "Snapshot"}),
+    Scenario("stop, reset and start", names.VOLUME_RESET, 12, server,
+             {"volumes": ["workspace"], "serverPolicy": "StopAndStart"}, True),
+    Scenario("stop and start", names.SERVER_RESTART, 3, server, {"strategy": "Recreate"}, True),
+]  # fmt: skip
 
 
-def ask(ns: Namespace, injections: Injections, scenario: Scenario, user: str) -> None:
+def ask(ns: Namespace, injections: Injections, scenario: Scenario, user: str, more: Json) -> None:
     body = {
         "apiVersion": names.API_VERSION, "kind": scenario.kind, "metadata": {"name": f"r-{user}"},
-        "spec": {"user": user, "requestedBy": {"kind": "KubernetesUser", "name": "test-admin"}, **scenario.spec},
+        "spec": {"user": user, "requestedBy": {"kind": "KubernetesUser", "name": "test-admin"}, **scenario.spec, **more},
     }  # fmt: skip
     made = ns.api.raw("POST", ns.requests(scenario.kind), body)
     injections.own(made["metadata"]["uid"], user)
 
 
-def check(ns: Namespace, scenario: Scenario, user: str, before: Json, writes: list[Write], kubelet: FakeKubelet) -> str:
+@dataclass(frozen=True)
+class Before:
+    """What a user had when the request was made."""
+
+    claim: Json
+    pod: Json | None
+    contents: frozenset[str]
+    spec: Json
+
+
+def contents(ns: Namespace, kubelet: FakeKubelet, scenario: Scenario, user: str) -> frozenset[str]:
+    """Of the volume, and of what may be relied on as a backup of it."""
+    sealed = [b for b in ns.backups(user) if names.BACKUP in b["metadata"]["annotations"]]
+    return frozenset(map(kubelet.content, [ns.present(user, scenario.volume), *sealed]))
+
+
+def prepared(ns: Namespace, kubelet: FakeKubelet, scenario: Scenario, user: str) -> Before:
+    more = scenario.prepare(ns, user) or {}
+    claim = ns.present(user, scenario.volume)
+    return Before(claim, ns.pod(user), contents(ns, kubelet, scenario, user), more)
+
+
+def check(
+    ns: Namespace, scenario: Scenario, user: str, before: Before, writes: list[Write], kubelet: FakeKubelet
+) -> str:
     """The rules, at the end of one request. Returns how it ended."""
     request = ns.request(scenario.kind, f"r-{user}")
     status = request["status"]
     assert status["phase"] in ("Succeeded", "Failed"), (user, status)
     assert "finalizers" not in request["metadata"], user
     if scenario.kind == names.SERVER_RESTART:
-        pod = ns.pod(user)
-        assert pod is not None, user
-        assert pod["metadata"]["uid"] == before["metadata"]["uid"], "the pod is kept"
-        assert kubelet.restarts.get(pod["metadata"]["uid"], 0) <= 1, "at most one instance ends"
         assert status["phase"] == "Succeeded", (user, status)
-        return str(status["reason"])
-    (kind,) = scenario.spec["volumes"]
-    assert status["lockedClaims"] == [], user
-    claim = ns.claim(user, kind)
-    assert claim is not None, (user, "the claim is missing")
-    deletes = [w for w in writes if w.method == "DELETE" and w.happened and w.path.endswith(f"/{kind}-{user}")]
-    assert len(deletes) <= 1, (user, "at most one delete")
-    assert (claim["metadata"]["uid"] == before["metadata"]["uid"]) == (status["phase"] == "Failed"), (user, status)
-    assert claim["spec"]["resources"] == before["spec"]["resources"]
-    assert claim["metadata"]["labels"] == before["metadata"]["labels"]
-    if status["phase"] == "Succeeded" and scenario.name == "reset with backup":
-        (row,) = status["volumes"]
-        held = [b for b in ns.backups(user) if b["metadata"]["name"] == row["backup"]["name"]]
-        assert held, (user, "the backup is there")
-        assert names.BACKUP in held[0]["metadata"]["annotations"]
+    if scenario.server:
+        check_server(ns.pod(user), scenario, user, before, kubelet)
+    if scenario.kind == names.VOLUME_RESET:
+        check_volume(ns, scenario, user, before, writes, kubelet, status)
     return str(status["reason"])
 
 
-def cases() -> list[tuple[Scenario, int, Fault]]:
-    every = [(s, n, fault) for s in SCENARIOS[:2] for n in range(1, s.writes + 1) for fault in Fault]
-    if FULL:
-        return every + [(SCENARIOS[2], n, fault) for n in range(1, SCENARIOS[2].writes + 1) for fault in Fault]
-    return random.Random(SEED).sample(every, 60)
+def check_server(pod: Json | None, scenario: Scenario, user: str, before: Before, kubelet: FakeKubelet) -> None:
+    assert before.pod is not None
+    assert pod is not None, (user, "whatever happens, the server is there")
+    ended = kubelet.restarts.get(before.pod["metadata"]["uid"], 0)
+    if scenario.name == "restart":
+        assert pod["metadata"]["uid"] == before.pod["metadata"]["uid"], "the pod is kept"
+        assert ended <= 1, "at most one instance ends"
+    else:
+        assert ended == 0, "what is stopped through the hub is not restarted in place, too"
+    if scenario.spec.get("strategy") == "Recreate":
+        assert pod["metadata"]["uid"] != before.pod["metadata"]["uid"]
+
+
+def check_volume(
+    ns: Namespace, scenario: Scenario, user: str, before: Before, writes: list[Write], kubelet: FakeKubelet,
+    status: Json,
+) -> None:  # fmt: skip
+    assert status["lockedClaims"] == [], user
+    claim = ns.present(user, scenario.volume)
+    name = claim["metadata"]["name"]
+    deletes = [w for w in writes if w.method == "DELETE" and w.happened and w.path.endswith(f"/{name}")
+               and w.body["preconditions"]["uid"] == before.claim["metadata"]["uid"]]  # fmt: skip
+    assert len(deletes) <= 1, (user, "at most one delete")
+    is_new = claim["metadata"]["uid"] != before.claim["metadata"]["uid"]
+    assert is_new == (status["phase"] == "Succeeded" or status["reason"] == "RestoreFailed"), (user, status)
+    assert claim["spec"]["resources"] == before.claim["spec"]["resources"]
+    assert claim["metadata"]["labels"] == before.claim["metadata"]["labels"]
+    if scenario.volume == "home":
+        after = contents(ns, kubelet, scenario, user)
+        assert before.contents <= after, (user, "nothing that was there is lost", status)
+    if status["reason"] == "Restored":
+        wanted = before.spec["contents"]["name"]
+        assert kubelet.content(claim) == next(
+            kubelet.content(b) for b in ns.backups(user) if b["metadata"]["name"] == wanted
+        ), (user, "what is back is what was asked for")
+
+
+Case = tuple[Scenario, int, Fault]
+
+
+def every(scenarios: list[Scenario]) -> list[Case]:
+    return [(s, number, fault) for s in scenarios for number in range(1, s.writes + 1) for fault in Fault]
+
+
+def play(
+    cases: list[Case], ns: Namespace, proxy: Proxy, kubelet: FakeKubelet, size: int = 40
+) -> tuple[int, dict[str, int]]:
+    """Some at once. Returns how many met their fault, and how often they ended how."""
+    injections = Injections()
+    proxy.injections = injections
+    ended: Counter[str] = Counter()
+    met = 0
+    for batch in batches(cases, size):
+        users = [f"chaos{next(_numbers)}" for _ in batch]
+        with ThreadPoolExecutor(8) as pool:
+            befores = list(
+                pool.map(lambda pair: prepared(ns, kubelet, pair[0][0], pair[1]), zip(batch, users, strict=True))
+            )
+        at_work: list[tuple[Scenario, str, Before, Injection]] = []
+        for (scenario, number, fault), user, before in zip(batch, users, befores, strict=True):
+            injection = Injection(user, number, fault)
+            injections.plan(injection)
+            at_work.append((scenario, user, before, injection))
+        for scenario, user, before, _ in at_work:
+            ask(ns, injections, scenario, user, before.spec)
+        for scenario, user, before, injection in at_work:
+            what = f"{scenario.name}, write {injection.number}, {injection.fault.value} ({user})"
+            wait_for(what, lambda s=scenario, u=user: is_over(ns, s, u), PATIENCE, every=0.1)
+            ended[check(ns, scenario, user, before, proxy.writes, kubelet)] += 1
+            met += injection.met
+    assert met >= len(cases) * 0.8, "most of the planned faults have been met"
+    return met, dict(ended)
 
 
 def test_every_fault_at_every_write_ends_well(
     running: Operator, ns: Namespace, proxy: Proxy, kubelet: FakeKubelet, tally: Tally
 ) -> None:
-    injections = Injections()
-    proxy.injections = injections
-    ended: dict[str, int] = {}
-    met = 0
-    for batch in batches(cases(), 40):
-        at_work: list[tuple[Scenario, str, Json, Injection]] = []
-        for scenario, number, fault in batch:
-            user = f"chaos{next(_numbers)}"
-            scenario.prepare(ns, user)
-            before = (
-                ns.pod(user) if scenario.kind == names.SERVER_RESTART else ns.claim(user, scenario.spec["volumes"][0])
-            )
-            assert before is not None
-            injection = Injection(user, number, fault)
-            injections.plan(injection)
-            at_work.append((scenario, user, before, injection))
-        for scenario, user, _, _ in at_work:
-            ask(ns, injections, scenario, user)
-        for scenario, user, before, injection in at_work:
-            what = f"{scenario.name}, write {injection.number}, {injection.fault.value} ({user})"
-            wait_for(what, lambda s=scenario, u=user: is_over(ns, s, u), PATIENCE, every=0.1)
-            reason = check(ns, scenario, user, before, proxy.writes, kubelet)
-            met += injection.met
-            ended[reason] = ended.get(reason, 0) + 1
-    tally.add("faults", cases=len(cases()), met=met, kinds=len(Fault), ends=ended)
-    assert met >= len(cases()) * 0.8, "most of the planned faults have been met"
+    cases = every(SCENARIOS) if FULL else random.Random(SEED).sample(every(SCENARIOS[:2]), 60)
+    met, ended = play(cases, ns, proxy, kubelet)
+    tally.add("faults", cases=len(cases), met=met, kinds=len(Fault), ends=ended)
+
+
+@pytest.mark.parametrize("scenario", LONGER, ids=lambda scenario: scenario.name)
+def test_every_fault_at_every_write_of_the_longer_requests_ends_well(
+    running: Operator, ns: Namespace, proxy: Proxy, kubelet: FakeKubelet, snapshots: FakeSnapshots, tally: Tally,
+    scenario: Scenario,
+) -> None:  # fmt: skip
+    cases = every([scenario]) if FULL else random.Random(SEED).sample(every([scenario]), 8)
+    met, ended = play(cases, ns, proxy, kubelet)
+    tally.add(f"faults: {scenario.name}", cases=len(cases), met=met, kinds=len(Fault), ends=ended)
 
 
 def is_over(ns: Namespace, scenario: Scenario, user: str) -> bool:

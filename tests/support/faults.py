@@ -54,6 +54,8 @@ class Injections:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def plan(self, injection: Injection) -> None:
+        """For the user's next request: what was written for an earlier one does not count."""
+        self.counts.pop(injection.user, None)
         self.planned[injection.user] = injection
 
     def own(self, uid: str, user: str) -> None:
