@@ -28,7 +28,7 @@ Json = dict[str, Any]
 _numbers = itertools.count(1)
 SEED = 4
 #: How long a request may take after its fault: the longest wait is a hung call, which is given up after ten seconds.
-PATIENCE = 60
+PATIENCE = 120
 
 
 @dataclass(frozen=True)
@@ -218,7 +218,7 @@ def test_every_fault_at_every_write_of_the_longer_requests_ends_well(
     scenario: Scenario,
 ) -> None:  # fmt: skip
     cases = every([scenario]) if FULL else random.Random(SEED).sample(every([scenario]), 8)
-    met, ended = play(cases, ns, proxy, kubelet)
+    met, ended = play(cases, ns, proxy, kubelet, 16)
     tally.add(f"faults: {scenario.name}", cases=len(cases), met=met, kinds=len(Fault), ends=ended)
 
 

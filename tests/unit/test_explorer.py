@@ -1,7 +1,7 @@
-"""Every state of a reset on paper that a number of disturbances leads to, not a sample of them.
+"""Every state of a request on paper that a number of disturbances leads to, not a sample of them.
 
-From each of them the request has to come to its end, and no rule may break on the way. States that differ in nothing but
-versions, and the time by less than half a minute, count as one.
+From each of them every request has to come to its end, and no rule may break on the way. States that differ in nothing
+but versions, and little in time, count as one.
 """
 
 from __future__ import annotations
@@ -10,32 +10,62 @@ import copy
 import json
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, Self
 
 import pytest
 from steward_operator.core.model import Request
 from steward_operator.core.steps import Done, Wait
 
 from tests.chaos.report import FULL, Tally
+from tests.support import schedule, server_schedule
 from tests.support.builders import NOW
 from tests.support.paper import Leader, PaperCluster
-from tests.support.schedule import check, happen
+from tests.support.paper_server import PaperServer, Restarter
 
-DISTURBANCES = [
+RESET = [
     "b send", "a late", "b late", "arrival", "start server", "stop server", "copies break off", "forget jobs", "cancel",
     "delete request", "later", "slow", "crash", "quota", "unreadable", "stranger", "delete claim",
 ]  # fmt: skip
+RESTART = [
+    "b send", "a late", "b late", "arrival", "kubelet", "answer", "pods go", "crash", "operator crash", "user stops",
+    "user starts", "cancel", "later", "much later", "Infeasible", "Deferred", "willing", "quota", "all quota", "hub",
+]  # fmt: skip
+
+
+class State(Protocol):
+    """A point that can be reached. ``left`` is how many disturbances may still come, ``path`` how it was reached."""
+
+    left: int
+    path: tuple[str, ...]
+
+    def events(self) -> list[str]:
+        """What may happen next, disturbances included."""
+
+    def after(self, event: str) -> Self:
+        """A state of its own; the one it came from stays as it is."""
+
+    def fingerprint(self) -> str:
+        """The same for states that count as one."""
+
+    def check(self) -> None:
+        """Raises AssertionError when a request does not come to its end from here, or breaks a rule. Changes it."""
 
 
 @dataclass
-class State:
+class Reset:
+    """Of one VolumeReset, at which operator a is at work; b has read something, and sends late."""
+
     cluster: PaperCluster
     leaders: dict[str, Leader]
     left: int
     path: tuple[str, ...] = ()
 
-    def after(self, event: str) -> State:
-        """A state of its own; the one it came from stays as it is."""
+    def events(self) -> list[str]:
+        is_over = isinstance(self.leaders["a"].plan(), Done) and bool(self.path)
+        reads = ["b reads"] if self.leaders["b"].request is None else []
+        return [*([] if is_over else ["turn"]), *reads, *(RESET if self.left else [])]
+
+    def after(self, event: str) -> Self:
         then = copy.deepcopy(self)
         then.path += (event,)
         if event == "turn":
@@ -48,22 +78,73 @@ class State:
             then.leaders["b"].read_request()
             then.leaders["b"].read_rest()
         else:
-            happen(then.cluster, then.leaders, event)
+            schedule.happen(then.cluster, then.leaders, event)
             then.left -= 1
         return then
 
     def fingerprint(self) -> str:
         cluster = self.cluster
         known = {name: _plain(leader.request) for name, leader in self.leaders.items()}
-        whole = [
+        return _told([
             _plain(cluster.request), {n: [v.manifest, v.content, v.mark, v.seal] for n, v in cluster.volumes.items()},
             cluster.pods, cluster.jobs, [[str(step), _plain(seen)] for step, seen in cluster.on_their_way], known,
             [sorted(leader.answers) for leader in self.leaders.values()], [repr(leader.rest) for leader in self.leaders.values()],
             int((cluster.now - NOW).total_seconds()) // 30,
             [cluster.refuse_creation, cluster.unreadable, cluster.slow, sorted(cluster.by_hand)],
-        ]  # fmt: skip
-        text = json.dumps(whole, default=str, sort_keys=True)
-        return re.sub(r"(resourceVersion\W+)\d+|\d{4}-\d\d-\d\dT[\d:]+Z", r"\1", text)
+        ])  # fmt: skip
+
+    def check(self) -> None:
+        schedule.check(self.cluster, self.leaders["a"])
+
+
+@dataclass
+class Restarts:
+    """Of a server and its ServerRestarts, whose turns come in any order."""
+
+    server: PaperServer
+    leaders: dict[str, Restarter]
+    left: int
+    path: tuple[str, ...] = ()
+
+    def events(self) -> list[str]:
+        open_ = [name for name, request in self.server.requests.items() if not request.is_finished]
+        turns = [f"turn {name}" for name in open_]
+        reads = [f"b reads {name}" for name in open_] if self.leaders["b"].request is None else []
+        return [*turns, *reads, *(RESTART if self.left else [])]
+
+    def after(self, event: str) -> Self:
+        then = copy.deepcopy(self)
+        then.path += (event,)
+        match event.split():
+            case ["turn", name]:
+                if isinstance(then.leaders["a"].turn(name), Wait):
+                    server_schedule.go_on(then.server)
+            case ["b", "reads", name]:
+                then.leaders["b"].read_request(name)
+                then.leaders["b"].read_rest()
+            case _:
+                server_schedule.happen(then.server, then.leaders, event)
+                then.left -= 1
+        return then
+
+    def fingerprint(self) -> str:
+        server = self.server
+        return _told([
+            [_plain(request) for request in server.requests.values()], server.killed, server.pod, sorted(server.answering),
+            [int((server.now - end).total_seconds()) // 60 for end in server.ends], server.resized_by,
+            [server.node, server.refuses_down, server.refuses_all, server.hub_refuses, server.gone_for_a_reason],
+            [[str(step), _plain(seen)] for step, seen in server.on_their_way],
+            [[_plain(x.request), sorted(x.answers), repr(x.rest)] for x in self.leaders.values()],
+            int((server.now - NOW).total_seconds()) // 2,
+        ])  # fmt: skip
+
+    def check(self) -> None:
+        server_schedule.check(self.server, self.leaders["a"])
+
+
+def _told(whole: list[Any]) -> str:
+    text = json.dumps(whole, default=str, sort_keys=True)
+    return re.sub(r"(resourceVersion\W+)\d+|\d{4}-\d\d-\d\dT[\d:]+Z", r"\1", text)
 
 
 def _plain(request: Request | None) -> Any:
@@ -81,28 +162,48 @@ def explore(start: State) -> int:
             continue
         seen[key] = state.left
         try:
-            end = copy.deepcopy(state)
-            check(end.cluster, end.leaders["a"])
-            if not isinstance(state.leaders["a"].plan(), Done) or not state.path:
-                waiting.append(state.after("turn"))
-            if state.leaders["b"].request is None:
-                waiting.append(state.after("b reads"))
-            if state.left:
-                waiting += [state.after(event) for event in DISTURBANCES]
+            copy.deepcopy(state).check()
+            waiting += [state.after(event) for event in state.events()]
         except AssertionError as broken:
             raise AssertionError(f"{state.path}: {broken}") from broken
     return len(seen)
 
 
-#: Volumes, policy, and how many disturbances a run may have. What takes minutes is for `make test-chaos-full`.
-USUAL = [(("workspace",), "RequireStopped", 1), (("home",), "RequireStopped", 1)]
-LONG = [(("workspace",), "RequireStopped", 2), (("home",), "StopAndStart", 1), (("workspace", "cache"), "Stop", 1)]
-
-
-@pytest.mark.parametrize(("kinds", "policy", "budget"), [*USUAL, *(LONG if FULL else ())])
-def test_every_state_that_can_be_reached_comes_to_its_end(kinds: tuple[str, ...], policy: str, budget: int) -> None:
-    cluster = PaperCluster(*kinds, running=policy != "RequireStopped", serverPolicy=policy)
-    found = explore(State(cluster, {"a": Leader(cluster), "b": Leader(cluster)}, budget))
+def tell(what: str, found: int) -> None:
     if FULL:
-        Tally().add(f"states: {', '.join(kinds)}, {policy}, {budget} disturbance(s)", cases=found, met=found)
+        Tally().add(f"states: {what}", cases=found, met=found)
+
+
+#: Volumes, policy, and how many disturbances a run may have. What takes minutes is for `make test-chaos-full`.
+RESETS = [(("workspace",), "RequireStopped", 1), (("home",), "RequireStopped", 1)]
+LONG_RESETS = [
+    (("workspace",), "RequireStopped", 2),
+    (("home",), "StopAndStart", 1),
+    (("workspace", "cache"), "Stop", 1),
+]
+
+
+@pytest.mark.parametrize(("kinds", "policy", "budget"), [*RESETS, *(LONG_RESETS if FULL else ())])
+def test_every_state_of_a_reset_comes_to_its_end(kinds: tuple[str, ...], policy: str, budget: int) -> None:
+    cluster = PaperCluster(*kinds, running=policy != "RequireStopped", serverPolicy=policy)
+    found = explore(Reset(cluster, {"a": Leader(cluster), "b": Leader(cluster)}, budget))
+    tell(f"{', '.join(kinds)}, {policy}, {budget} disturbance(s)", found)
     assert found > 1000
+
+
+#: Strategies, whether the server holds a device, and how many disturbances.
+RESTARTS = [(("Auto",), False, 1), (("InPlace",), True, 1)]
+LONG_RESTARTS = [
+    (("Auto",), False, 2),
+    (("Auto",), True, 1),
+    (("Recreate",), True, 1),
+    (("Auto", "Recreate"), False, 1),
+]
+
+
+@pytest.mark.parametrize(("strategies", "gpu", "budget"), [*RESTARTS, *(LONG_RESTARTS if FULL else ())])
+def test_every_state_of_a_restart_comes_to_its_end(strategies: tuple[str, ...], gpu: bool, budget: int) -> None:
+    server = PaperServer([{"strategy": strategy} for strategy in strategies], gpu=gpu)
+    found = explore(Restarts(server, {"a": Restarter(server), "b": Restarter(server)}, budget))
+    tell(f"{', '.join(strategies)}{', a device' if gpu else ''}, {budget} disturbance(s)", found)
+    assert found > 100

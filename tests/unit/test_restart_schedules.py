@@ -12,6 +12,7 @@ from steward_operator.core.steps import Wait
 
 from tests.support.amount import examples
 from tests.support.paper_server import PaperServer, Restarter
+from tests.support.server_schedule import check, go_on, happen
 
 EVENTS = [
     *["a request", "a rest", "a send"] * 3,
@@ -37,46 +38,9 @@ def play(server: PaperServer, schedule: Schedule) -> Restarter:
     undisturbed, events = schedule
     for number in range(undisturbed):
         if isinstance(leaders["a"].turn(known[number % len(known)]), Wait):
-            server.kubelet()
-            server.answer()
-            server.pods_go()
-            server.later(2)
+            go_on(server)
     for event, number in events:
-        name = known[number % len(known)]
-        match event.split():
-            case [("a" | "b") as who, what]:
-                leader = leaders[who]
-                match what:
-                    case "request":
-                        leader.read_request(name)
-                    case "turn":
-                        leader.turn(name)
-                    case "rest":
-                        leader.read_rest()
-                    case "send":
-                        leader.send()
-                    case _:
-                        leader.send_late()
-            case ["arrival"]:
-                server.deliver(number)
-            case ["operator", _]:
-                leaders["a"].crash()
-            case ["later"]:
-                server.later(3)
-            case ["much", _]:
-                server.later(45)
-            case ["cancel"]:
-                server.cancel(name)
-            case [("Infeasible" | "Deferred" | "willing") as node]:
-                server.node = node
-            case ["quota"]:
-                server.refuses_down = not server.refuses_down
-            case ["all", _]:
-                server.refuses_all = not server.refuses_all
-            case ["hub"]:
-                server.hub_refuses = not server.hub_refuses
-            case words:
-                getattr(server, "_".join(words))()
+        happen(server, leaders, event, number)
     return leaders["a"]
 
 
@@ -86,14 +50,7 @@ def test_no_schedule_breaks_a_rule_and_every_restart_ends(
     specs: list[dict[str, Any]], gpu: bool, guaranteed: bool, schedule: Schedule
 ) -> None:
     server = PaperServer(specs, gpu=gpu, guaranteed=guaranteed)
-    server.settle(play(server, schedule))
-    server.judge()
-    held = server.pod
-    while server.on_their_way:
-        server.deliver(0)
-    server.kubelet()
-    assert server.pod is held, "a write that came late took the server away"
-    server.judge()
+    check(server, play(server, schedule))
 
 
 def test_undisturbed_a_hundred_requests_end_one_instance() -> None:
