@@ -182,12 +182,31 @@ def burst(ns: Namespace, audit: Audit, count: int) -> Row:
     )
 
 
-def memory(operator: Operator) -> float:
-    """Resident, in MB."""
+def resets_among(ns: Namespace, audit: Audit, count: int) -> Row:
+    """One after the other, then as many at once, where others have thousands of pods and claims."""
+    to_end = []
+    for _ in range(count):
+        user = ns.user()
+        ns.make_claim(user, "workspace")
+        audit.mark()
+        name = ns.ask(names.VOLUME_RESET, user)
+        asked = time.time()
+        ns.ended(names.VOLUME_RESET, name)
+        to_end.append(moment(audit.of("volumeresets", "status")[-1]["stageTimestamp"]) - asked)
+    users = [ns.user() for _ in range(count)]
+    for user in users:
+        ns.make_claim(user, "workspace")
+    in_parallel(lambda n: ns.ended(names.VOLUME_RESET, ns.ask(names.VOLUME_RESET, users[n]), 120), count)
+    told = f"p50 {milliseconds(statistics.median(to_end))}, max {milliseconds(max(to_end))}"
+    return "reset as above, among them", told, f"{count} resets, and as many at once after that"
+
+
+def memory(operator: Operator, what: str = "VmRSS") -> float:
+    """Resident, in MB; with ``VmHWM`` the most that it ever was."""
     for line in Path(f"/proc/{operator.pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS"):
+        if line.startswith(what):
             return int(line.split()[1]) / 1000
-    raise RuntimeError("no VmRSS")
+    raise RuntimeError(f"no {what}")
 
 
 def fill(ns: Namespace, count: int) -> None:
@@ -290,6 +309,8 @@ def measure(ns: Namespace, pair: list[Operator], many: int) -> list[Row]:
     rows.append(("memory with them", f"{memory(pair[0]):.0f} MB", "resident"))
     rows.append(idle(audit, IDLE))
     rows.append((f"memory {IDLE} s later", f"{memory(pair[0]):.0f} MB", "resident"))
+    rows.append(resets_among(ns, audit, 20))
+    rows.append(("the most memory that took", f"{memory(pair[0], 'VmHWM'):.0f} MB", "resident"))
     return rows
 
 

@@ -118,7 +118,7 @@ class Namespace:
             body = {
                 "apiVersion": "authentication.k8s.io/v1",
                 "kind": "TokenRequest",
-                "spec": {"expirationSeconds": 3600},
+                "spec": {"expirationSeconds": 86400},
             }
             path = f"{self.core('serviceaccounts', account)}/token"
             self._tokens[account] = self.api.raw("POST", path, body)["status"]["token"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -129,9 +129,7 @@ class Reader:
         elif look.claims is None:
             look.claims = await self._claims_of(request)
         elif look.pods is None:
-            # With nothing left to delete nobody's pod is asked for; before that an empty list would be a blind delete.
-            blind = request.phase is Phase.RECREATING and not _handles_pods(request)
-            look.pods = [] if blind else await self._kube.list_pods("")
+            look.pods = await self._pods_beside(request, look.claims or ())
         if request.phase is Phase.RECREATING and look.retained is None:
             look.retained = await self._retained(request)
         now = self._now()
@@ -159,33 +157,70 @@ class Reader:
         """Pods and claims, live: as much of them as the next step can depend on.
 
         A list that has to be consistent waits for the API server's cache, a tenth of a second on a quiet cluster;
-        single objects do not. The one list of all pods that nothing may replace is the one after the lock is written.
+        single objects do not. A list goes through everybody's objects, a page at a time, and keeps the request's own.
         """
         if request.kind == names.SERVER_RESTART:
             pods = await self._pods_of(request.user)
             if any(Pod(pod).server == request.server for pod in pods):
                 return pods, []
-            return await asyncio.gather(self._kube.list_pods(SERVERS_ONLY), self._kube.list_claims())
+            return await asyncio.gather(self._servers_of(request), self._claims_like(request))
         if request.phase is Phase.PENDING:
-            claims, pods = await asyncio.gather(self._kube.list_claims(), self._pods_of(request.user))
+            claims, pods = await asyncio.gather(self._claims_like(request), self._pods_of(request.user))
             if any(Claim(claim).is_ours and Claim(claim).user == request.user for claim in claims):
                 # Strangers' pods are looked for when the lock is on.
                 return pods, claims
-            return await self._kube.list_pods(SERVERS_ONLY), claims
-        if not _handles_pods(request):
-            claims = await self._claims_of(request)
-            due = {row["uid"] for row in request.status.get("volumes") or ()}
-            if not any(claim["metadata"]["uid"] in due and not Claim(claim).is_deleting for claim in claims):
-                return [], claims
-        return await asyncio.gather(self._kube.list_pods(""), self._kube.list_claims())
+            return await self._servers_of(request), claims
+        if request.phase is Phase.PREPARING and not request.status.get("ending"):
+            return await asyncio.gather(self._pods_at(request), self._claims_of(request))
+        claims = await self._claims_of(request)
+        return await self._pods_beside(request, claims), claims
 
     async def _claims_of(self, request: Request) -> list[Json]:
-        """Without copies nothing is asked of other claims than those on record once the deletes have begun."""
-        if _handles_pods(request):
-            return await self._kube.list_claims()
-        recorded = [row["claim"] for row in request.status.get("volumes") or ()]
-        found = await asyncio.gather(*(_or_none(self._kube.get_claim(name)) for name in recorded))
+        """Those that the record names: from its beginning on the request is about no others."""
+        if request.phase is Phase.PENDING:
+            return await self._claims_like(request)
+        found = await asyncio.gather(*(_or_none(self._kube.get_claim(name)) for name in _recorded(request)))
         return [claim for claim in found if claim is not None]
+
+    async def _claims_like(self, request: Request) -> list[Json]:
+        """The user's, and those of users whose name differs in case only; and the backup that is to be put back."""
+
+        def is_like(manifest: Json) -> bool:
+            claim = Claim(manifest)
+            return _is_like(claim.user, request) or claim.name == request.backup_to_restore
+
+        return await _sift(self._kube.pages_of_claims(""), is_like)
+
+    async def _servers_of(self, request: Request) -> list[Json]:
+        """As above, servers: one that the watch has not shown yet is among them."""
+        return await _sift(self._kube.pages_of_pods(SERVERS_ONLY), lambda pod: _is_like(Pod(pod).user, request))
+
+    async def _pods_at(self, request: Request) -> list[Json]:
+        """Everybody's pods that mount one of the claims on record, the user's servers, and the request's own pods.
+
+        The one look that nothing may replace: after the lock is written, and before a claim is deleted.
+        """
+        recorded = _recorded(request)
+
+        def concerns(manifest: Json) -> bool:
+            pod = Pod(manifest)
+            is_own = pod.user == request.user or pod.labels.get(names.REQUEST) == request.uid
+            return is_own or not recorded.isdisjoint(pod.claims)
+
+        return await _sift(self._kube.pages_of_pods(""), concerns)
+
+    async def _pods_beside(self, request: Request, claims: Iterable[Json]) -> list[Json]:
+        """With nothing left to delete nobody else's pod is asked for; before that it would be a blind delete."""
+        if _may_delete(request, claims):
+            return await self._pods_at(request)
+        pods: list[Json] = []
+        if _handles_copies(request):
+            pods += await _sift(self._kube.pages_of_pods(f"{names.REQUEST}={request.uid}"), lambda _: True)
+        if request.status.get("podUID"):
+            servers = await self._pods_of(request.user)
+            is_shown = any(Pod(pod).server == request.server for pod in servers)
+            pods += servers if is_shown else await self._servers_of(request)
+        return pods
 
     async def _pods_of(self, user: str) -> list[Json]:
         """The user's servers, by the names that the watch has shown."""
@@ -193,8 +228,7 @@ class Reader:
         return [pod for pod in found if pod is not None]
 
     async def _jobs_of(self, request: Request) -> tuple[Job, ...]:
-        volumes = request.status.get("volumes") or ()
-        if request.kind != names.VOLUME_RESET or not (request.is_undo or any("backup" in row for row in volumes)):
+        if request.kind != names.VOLUME_RESET or not _handles_copies(request):
             return ()
         return tuple(Job(job) for job in await self._kube.list_jobs(f"{names.REQUEST}={request.uid}"))
 
@@ -204,7 +238,12 @@ class Reader:
         taken = any((row.get("backup") or {}).get("provider") == Provider.SNAPSHOT for row in volumes)
         if not self._settings.snapshots.enabled or not (request.is_undo or taken):
             return ()
-        return tuple(Snapshot(snapshot) for snapshot in await self._kube.list_snapshots())
+        recorded = _recorded(request)
+
+        def concerns(manifest: Json) -> bool:
+            return Snapshot(manifest).name in recorded
+
+        return tuple(map(Snapshot, await _sift(self._kube.pages_of_snapshots(), concerns)))
 
     async def _retained(self, request: Request) -> frozenset[str]:
         """Old volumes that are released and kept. Without the right to see volumes nothing is told about them."""
@@ -246,10 +285,31 @@ async def _or_none(read: Awaitable[Json]) -> Json | None:
         raise
 
 
-def _handles_pods(request: Request) -> bool:
-    """Whether a reset has pods to look after: before the deletes it has, and then those of copies, or of a server that
-    it stopped."""
-    if request.phase not in (Phase.DELETING, Phase.RECREATING):
-        return True
-    volumes = request.status.get("volumes") or ()
-    return bool(request.is_undo or request.status.get("podUID") or any("backup" in row for row in volumes))
+async def _sift(pages: AsyncIterator[list[Json]], keep: Callable[[Json], bool]) -> list[Json]:
+    """What is kept of many pages: a whole namespace in memory is more than all else together."""
+    return [manifest async for page in pages for manifest in page if keep(manifest)]
+
+
+def _is_like(user: str, request: Request) -> bool:
+    return user.casefold() == request.user.casefold()
+
+
+def _recorded(request: Request) -> frozenset[str]:
+    """Names of the claims and backups that the request is about, from its beginning on."""
+    found = {request.backup_to_restore} if request.is_undo else set()
+    for row in request.status.get("volumes") or ():
+        found |= {row["claim"], (row.get("backup") or {}).get("name") or row["claim"]}
+    return frozenset(found)
+
+
+def _may_delete(request: Request, claims: Iterable[Json]) -> bool:
+    """Whether what is looked at may be followed by a delete, without another look at everybody's pods."""
+    if request.phase is Phase.PREPARING:
+        return not request.status.get("ending")
+    due = {row["uid"] for row in request.status.get("volumes") or ()}
+    is_left = any(claim["metadata"]["uid"] in due and not Claim(claim).is_deleting for claim in claims)
+    return request.phase is Phase.DELETING and is_left
+
+
+def _handles_copies(request: Request) -> bool:
+    return request.is_undo or any("backup" in row for row in request.status.get("volumes") or ())

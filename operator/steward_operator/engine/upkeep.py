@@ -69,12 +69,16 @@ async def resync(
         add((request.kind, request.name))
 
 
+def only_metadata(manifest: Json) -> Json:
+    return {"metadata": {key: value for key, value in manifest["metadata"].items() if key != "managedFields"}}
+
+
 def in_short(manifest: Json) -> Json:
     """A request without what retention does not ask for, which is most of it."""
     spec, status = manifest["spec"], manifest.get("status") or {}
     return {
         "kind": manifest["kind"],
-        "metadata": {key: value for key, value in manifest["metadata"].items() if key != "managedFields"},
+        **only_metadata(manifest),
         "spec": {key: spec[key] for key in ("ttlSecondsAfterFinished",) if key in spec},
         "status": {key: status[key] for key in ("phase", "completionTime") if key in status},
     }
@@ -97,9 +101,11 @@ async def delete_old_requests(kube: KubeApi, settings: Settings, now: datetime) 
 
 async def delete_old_backups(kube: KubeApi, settings: Settings, now: datetime) -> None:
     """Backups are listed before it is asked who wants them, and deleted as they were listed: a pin makes that fail."""
-    holders: list[Holder] = [Claim(manifest) async for page in kube.pages_of_claims(BACKUPS_ONLY) for manifest in page]
+    holders: list[Holder] = [
+        Claim(only_metadata(manifest)) async for page in kube.pages_of_claims(BACKUPS_ONLY) for manifest in page
+    ]
     if settings.snapshots.enabled:
-        holders += [Snapshot(manifest) for manifest in await kube.list_snapshots()]
+        holders += [Snapshot(only_metadata(manifest)) async for page in kube.pages_of_snapshots() for manifest in page]
     active = [Request(manifest) for manifest in await kube.list_requests(names.VOLUME_RESET, unfinished=True)]
     for held in old_backups(holders, active, settings.copying, now):
         delete = kube.delete_snapshot if isinstance(held, Snapshot) else kube.delete_claim

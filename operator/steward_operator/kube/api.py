@@ -65,16 +65,13 @@ class KubeApi(Protocol):
 
     async def delete_request(self, kind: str, name: str, uid: str, resource_version: str) -> None: ...
 
-    async def list_pods(self, label_selector: str = "") -> list[Json]:
-        """A consistent list: what was acknowledged before the call is in it."""
-        ...
-
-    async def list_claims(self) -> list[Json]: ...
-
     async def get_claim(self, name: str) -> Json: ...
 
     def pages_of_requests(self, kind: str) -> AsyncIterator[list[Json]]:
-        """Like the list, some hundred at a time: ten thousand of anything take more memory than all else."""
+        """Some hundred at a time: ten thousand of anything take more memory than all else.
+
+        Consistent: what was acknowledged before the first call is in them, and all are of one moment.
+        """
         ...
 
     def pages_of_pods(self, label_selector: str) -> AsyncIterator[list[Json]]: ...
@@ -97,8 +94,8 @@ class KubeApi(Protocol):
         """Its pods are deleted after it."""
         ...
 
-    async def list_snapshots(self) -> list[Json]:
-        """Empty where the cluster does not know them."""
+    def pages_of_snapshots(self) -> AsyncIterator[list[Json]]:
+        """None where the cluster does not know them."""
         ...
 
     async def create_snapshot(self, snapshot: Mapping[str, Any]) -> Json:

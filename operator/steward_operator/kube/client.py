@@ -188,12 +188,6 @@ class HttpKubeApi:
     async def delete_request(self, kind: str, name: str, uid: str, resource_version: str) -> None:
         await self._call("DELETE", f"{self._requests(kind)}/{name}", body=_preconditions(uid, resource_version))
 
-    async def list_pods(self, label_selector: str = "") -> list[Json]:
-        return await self._list(self._core("pods"), label_selector)
-
-    async def list_claims(self) -> list[Json]:
-        return await self._list(self._core("persistentvolumeclaims"))
-
     async def get_claim(self, name: str) -> Json:
         return await self._call("GET", f"{self._core('persistentvolumeclaims')}/{name}")
 
@@ -229,13 +223,13 @@ class HttpKubeApi:
     def _snapshots(self) -> str:
         return f"/apis/{SNAPSHOT_GROUP}/{SNAPSHOT_VERSION}/namespaces/{self._namespace}/{SNAPSHOTS}"
 
-    async def list_snapshots(self) -> list[Json]:
+    async def pages_of_snapshots(self) -> AsyncIterator[list[Json]]:
         try:
-            return await self._list(self._snapshots())
+            async for page in self._pages(self._snapshots()):
+                yield page
         except KubeError as error:
-            if error.is_gone:
-                return []
-            raise
+            if not error.is_gone:
+                raise
 
     async def create_snapshot(self, snapshot: Mapping[str, Any]) -> Json:
         query = {"fieldManager": FIELD_MANAGER, "fieldValidation": "Strict"}
