@@ -34,8 +34,10 @@ from tests.support.operator import FakeHub, Operator
 Json = dict[str, Any]
 Row = tuple[str, str, str]
 THREADS = 16
-#: Seconds: with a sweep of what is old every fifty, two of them at least.
-IDLE = 120
+#: The tests' settings look again and again at everything; an installation does so every minute.
+SETUP = {**CONFIG, "settings": {**CONFIG["settings"], "resync_every": 40, "most_finished_requests": 50_000}}
+#: Seconds; a sweep of what is old is among them.
+IDLE = 90
 
 
 def percentile(values: list[float], share: float) -> float:
@@ -276,7 +278,7 @@ def run(many: int) -> list[Row]:
         pair: list[Operator] = []
         for identity in ("one", "two"):
             (directory / identity).mkdir()
-            pair.append(Operator(direct, CONFIG, hub.port, NAMESPACE, directory / identity, identity=identity))
+            pair.append(Operator(direct, SETUP, hub.port, NAMESPACE, directory / identity, identity=identity))
             stack.callback(pair[-1].stop)
         return measure(ns, pair, many)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+from collections.abc import AsyncIterator
 from typing import Any
 
 import aiohttp
@@ -15,7 +16,9 @@ from steward_operator.adapters import health, startup
 from steward_operator.core.settings import Settings, Snapshots
 from steward_operator.engine import watches
 from steward_operator.engine.limiter import TokenBucket
+from steward_operator.engine.sifter import Sifter
 from steward_operator.hubapi.client import HubError
+from steward_operator.kube.api import KubeError
 
 from tests.support.control_plane import free_port
 
@@ -194,3 +197,49 @@ def test_a_hub_that_is_away_is_waited_for_and_one_that_refuses_is_told(monkeypat
 
 def test_every_kind_has_a_schema_to_compare_with() -> None:
     assert set(definitions()) == set(PLURALS)
+
+
+def test_one_pass_serves_everybody_who_asked_before_it_began() -> None:
+    begun: list[int] = []
+
+    async def play() -> list[list[Any]]:
+        going = asyncio.Event()
+
+        async def pages() -> AsyncIterator[list[Any]]:
+            number = len(begun)
+            begun.append(number)
+            await going.wait()
+            yield [{"n": number, "of": "ann"}, {"n": number, "of": "bob"}]
+            yield [{"n": number, "of": "ann"}]
+
+        sifter = Sifter(pages)
+        first = asyncio.create_task(sifter.sift(lambda one: one["of"] == "ann"))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        later = [asyncio.create_task(sifter.sift(lambda one, of=of: one["of"] == of)) for of in ("ann", "bob", "eve")]
+        going.set()
+        return [await first, *[await task for task in later]]
+
+    ann, *rest = asyncio.run(play())
+    assert ann == [{"n": 0, "of": "ann"}] * 2
+    assert rest == [[{"n": 1, "of": "ann"}] * 2, [{"n": 1, "of": "bob"}], []], "of a pass that began after the question"
+    assert begun == [0, 1]
+
+
+def test_a_list_that_fails_is_told_to_those_who_asked_and_the_next_begins_anew() -> None:
+    answers = [KubeError(503, "busy"), None]
+
+    async def pages() -> AsyncIterator[list[Any]]:
+        if problem := answers.pop(0):
+            raise problem
+        yield [{}]
+
+    async def play() -> list[Any]:
+        sifter = Sifter(pages)
+        both = await asyncio.gather(*(sifter.sift(bool) for _ in range(2)), return_exceptions=True)
+        given_up = asyncio.create_task(sifter.sift(bool))
+        given_up.cancel()
+        return [*both, await sifter.sift(lambda _: True)]
+
+    one, two, after = asyncio.run(play())
+    assert (one.status, two.status, after) == (503, 503, [{}])

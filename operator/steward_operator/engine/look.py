@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -32,6 +32,7 @@ from steward_operator.core.steps import (
 from steward_operator.kube.api import Json, KubeApi, KubeError
 
 from .prober import Prober
+from .sifter import Sifter
 from .store import Key, Requests, Servers
 
 SERVERS_ONLY = f"{names.COMPONENT}={names.SERVER_COMPONENT}"
@@ -111,6 +112,10 @@ class Reader:
         self._settings = settings
         self._prober = prober
         self._now = now
+        self._all_pods = Sifter(lambda: kube.pages_of_pods(""))
+        self._all_servers = Sifter(lambda: kube.pages_of_pods(SERVERS_ONLY))
+        self._all_claims = Sifter(lambda: kube.pages_of_claims(""))
+        self._all_snapshots = Sifter(kube.pages_of_snapshots)
 
     async def observe(self, key: Key, look: Look, answers: Mapping[str, Refusal | None]) -> World:
         """The request first, then what it is about: a lock found in it was there before the pods were listed."""
@@ -189,11 +194,11 @@ class Reader:
             claim = Claim(manifest)
             return _is_like(claim.user, request) or claim.name == request.backup_to_restore
 
-        return await _sift(self._kube.pages_of_claims(""), is_like)
+        return await self._all_claims.sift(is_like)
 
     async def _servers_of(self, request: Request) -> list[Json]:
         """As above, servers: one that the watch has not shown yet is among them."""
-        return await _sift(self._kube.pages_of_pods(SERVERS_ONLY), lambda pod: _is_like(Pod(pod).user, request))
+        return await self._all_servers.sift(lambda pod: _is_like(Pod(pod).user, request))
 
     async def _pods_at(self, request: Request) -> list[Json]:
         """Everybody's pods that mount one of the claims on record, the user's servers, and the request's own pods.
@@ -207,7 +212,7 @@ class Reader:
             is_own = pod.user == request.user or pod.labels.get(names.REQUEST) == request.uid
             return is_own or not recorded.isdisjoint(pod.claims)
 
-        return await _sift(self._kube.pages_of_pods(""), concerns)
+        return await self._all_pods.sift(concerns)
 
     async def _pods_beside(self, request: Request, claims: Iterable[Json]) -> list[Json]:
         """With nothing left to delete nobody else's pod is asked for; before that it would be a blind delete."""
@@ -215,7 +220,8 @@ class Reader:
             return await self._pods_at(request)
         pods: list[Json] = []
         if _handles_copies(request):
-            pods += await _sift(self._kube.pages_of_pods(f"{names.REQUEST}={request.uid}"), lambda _: True)
+            own = self._kube.pages_of_pods(f"{names.REQUEST}={request.uid}")
+            pods += [pod async for page in own for pod in page]
         if request.status.get("podUID"):
             servers = await self._pods_of(request.user)
             is_shown = any(Pod(pod).server == request.server for pod in servers)
@@ -243,7 +249,7 @@ class Reader:
         def concerns(manifest: Json) -> bool:
             return Snapshot(manifest).name in recorded
 
-        return tuple(map(Snapshot, await _sift(self._kube.pages_of_snapshots(), concerns)))
+        return tuple(map(Snapshot, await self._all_snapshots.sift(concerns)))
 
     async def _retained(self, request: Request) -> frozenset[str]:
         """Old volumes that are released and kept. Without the right to see volumes nothing is told about them."""
@@ -283,11 +289,6 @@ async def _or_none(read: Awaitable[Json]) -> Json | None:
         if error.is_gone:
             return None
         raise
-
-
-async def _sift(pages: AsyncIterator[list[Json]], keep: Callable[[Json], bool]) -> list[Json]:
-    """What is kept of many pages: a whole namespace in memory is more than all else together."""
-    return [manifest async for page in pages for manifest in page if keep(manifest)]
 
 
 def _is_like(user: str, request: Request) -> bool:

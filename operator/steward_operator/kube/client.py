@@ -133,8 +133,11 @@ class HttpKubeApi:
             query["fieldSelector"] = field_selector
         while True:
             page = await self._call("GET", path, query=query)
-            yield page["items"]
-            following = page["metadata"].get("continue")
+            items, following = page["items"], page["metadata"].get("continue")
+            del page
+            yield items
+            # Whoever goes through the pages holds this one until the next is there.
+            items.clear()
             if not following:
                 return
             query["continue"] = following
@@ -148,7 +151,9 @@ class HttpKubeApi:
 
     async def pages_of_requests(self, kind: str) -> AsyncIterator[list[Json]]:
         async for page in self._pages(self._requests(kind)):
-            yield [{"kind": kind, **item} for item in page]
+            for item in page:
+                item["kind"] = kind
+            yield page
 
     def pages_of_pods(self, label_selector: str) -> AsyncIterator[list[Json]]:
         return self._pages(self._core("pods"), label_selector)
