@@ -236,7 +236,8 @@ def test_a_killed_server_that_the_node_holds_back_keeps_its_device() -> None:
     said = "The server has ended; the node starts it again when it has waited for a while."
     assert told(step) == ("Restarting", "InProgress", said)
     assert isinstance(plan_restart(world(written(req, step), held, now=after(329))), Wait)
-    assert status_of(plan_restart(world(req, held, now=after(330))))["mechanism"] == "Recreate"
+    late = told(plan_restart(world(req, held, now=after(330))))
+    assert late == ("Failed", "TimedOut", f"{said} That was not waited for any longer.")
     without = pod(present=req.status["resources"], state="terminated", policy="Always")
     assert status_of(plan_restart(world(req, without, now=after(1))))["mechanism"] == "Recreate"
 

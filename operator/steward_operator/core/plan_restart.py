@@ -38,6 +38,7 @@ from .steps import Done, Plan, ResizePod, Wait
 #: Kubernetes' own default of terminationGracePeriodSeconds.
 DEFAULT_GRACE = 30
 AS_BEFORE = "The server was not restarted in time; it is as it was before."
+BACK_OFF = "The server has ended; the node starts it again when it has waited for a while."
 
 
 def plan_restart(world: World) -> Plan:
@@ -273,13 +274,14 @@ def _killed(world: World, pod: Pod, container: Container) -> Plan:
     """Killed, and not started again yet: the kubelet's back-off holds it, or has taken exit code 0 for the end.
 
     A container that is gone for good is no server any more, whatever the request says of its pod, and holds its device
-    for nothing.
+    for nothing. One that the node is going to start again is left to it, with its device.
     """
-    if _keeps_its_pod(world, pod) and container.comes_back(pod.restart_policy) and world.now < _last_moment(world, pod):
-        told = "The server has ended; the node starts it again when it has waited for a while."
-        status = write_status(world, Phase.RESTARTING, Reason.IN_PROGRESS, told)
-        return step_or_wait(world, status, Wait("the kubelet's back-off", world.now + LOOK_AGAIN))
-    return _start_recreate(world, pod, container)
+    if not (_keeps_its_pod(world, pod) and container.comes_back(pod.restart_policy)):
+        return _start_recreate(world, pod, container)
+    if world.now >= _last_moment(world, pod):
+        return fail(world, Reason.TIMED_OUT, f"{BACK_OFF} That was not waited for any longer.")
+    status = write_status(world, Phase.RESTARTING, Reason.IN_PROGRESS, BACK_OFF)
+    return step_or_wait(world, status, Wait("the kubelet's back-off", world.now + LOOK_AGAIN))
 
 
 def _keeps_its_pod(world: World, pod: Pod) -> bool:
