@@ -130,9 +130,9 @@ class Reader:
         if look.snapshots is None:
             look.snapshots = await self._snapshots_of(request)
         if look.pods is None and look.claims is None:
-            look.pods, look.claims = await self._objects_of(request)
+            look.pods, look.claims = await self._objects_of(request, look.snapshots)
         elif look.claims is None:
-            look.claims = await self._claims_of(request)
+            look.claims = await self._claims_of(request, look.snapshots)
         elif look.pods is None:
             look.pods = await self._pods_beside(request, look.claims or ())
         if request.phase is Phase.RECREATING and look.retained is None:
@@ -158,7 +158,7 @@ class Reader:
             settings=self._settings,
         )
 
-    async def _objects_of(self, request: Request) -> tuple[list[Json], list[Json]]:
+    async def _objects_of(self, request: Request, snapshots: Iterable[Snapshot]) -> tuple[list[Json], list[Json]]:
         """Pods and claims, live: as much of them as the next step can depend on.
 
         A list that has to be consistent waits for the API server's cache, a tenth of a second on a quiet cluster;
@@ -176,15 +176,20 @@ class Reader:
                 return pods, claims
             return await self._servers_of(request), claims
         if request.phase is Phase.PREPARING and not request.status.get("ending"):
-            return await asyncio.gather(self._pods_at(request), self._claims_of(request))
-        claims = await self._claims_of(request)
+            return await asyncio.gather(self._pods_at(request), self._claims_of(request, snapshots))
+        claims = await self._claims_of(request, snapshots)
         return await self._pods_beside(request, claims), claims
 
-    async def _claims_of(self, request: Request) -> list[Json]:
-        """Those that the record names: from its beginning on the request is about no others."""
+    async def _claims_of(self, request: Request, snapshots: Iterable[Snapshot]) -> list[Json]:
+        """Those that the record names: from its beginning on the request is about no others.
+
+        What is a snapshot, or is going to be one, is no claim.
+        """
         if request.phase is Phase.PENDING:
             return await self._claims_like(request)
-        found = await asyncio.gather(*(_or_none(self._kube.get_claim(name)) for name in _recorded(request)))
+        planned = {row["backup"].get("name") for row in _rows(request) if _is_snapshot(row)}
+        wanted = _recorded(request) - {snapshot.name for snapshot in snapshots} - planned
+        found = await asyncio.gather(*(_or_none(self._kube.get_claim(name)) for name in sorted(wanted)))
         return [claim for claim in found if claim is not None]
 
     async def _claims_like(self, request: Request) -> list[Json]:
@@ -240,8 +245,7 @@ class Reader:
 
     async def _snapshots_of(self, request: Request) -> tuple[Snapshot, ...]:
         """As soon as the record speaks of one, or a backup is to be put back, which may be one."""
-        volumes = request.status.get("volumes") or ()
-        taken = any((row.get("backup") or {}).get("provider") == Provider.SNAPSHOT for row in volumes)
+        taken = any(map(_is_snapshot, _rows(request)))
         if not self._settings.snapshots.enabled or not (request.is_undo or taken):
             return ()
         recorded = _recorded(request)
@@ -254,7 +258,7 @@ class Reader:
     async def _retained(self, request: Request) -> frozenset[str]:
         """Old volumes that are released and kept. Without the right to see volumes nothing is told about them."""
         found = set()
-        for row in request.status.get("volumes") or ():
+        for row in _rows(request):
             if name := row.get("persistentVolume"):
                 try:
                     volume = await self._kube.get_volume(name)
@@ -291,6 +295,14 @@ async def _or_none(read: Awaitable[Json]) -> Json | None:
         raise
 
 
+def _rows(request: Request) -> Iterable[Json]:
+    return request.status.get("volumes") or ()
+
+
+def _is_snapshot(row: Json) -> bool:
+    return bool((row.get("backup") or {}).get("provider") == Provider.SNAPSHOT)
+
+
 def _is_like(user: str, request: Request) -> bool:
     return user.casefold() == request.user.casefold()
 
@@ -298,7 +310,7 @@ def _is_like(user: str, request: Request) -> bool:
 def _recorded(request: Request) -> frozenset[str]:
     """Names of the claims and backups that the request is about, from its beginning on."""
     found = {request.backup_to_restore} if request.is_undo else set()
-    for row in request.status.get("volumes") or ():
+    for row in _rows(request):
         found |= {row["claim"], (row.get("backup") or {}).get("name") or row["claim"]}
     return frozenset(found)
 
@@ -307,10 +319,10 @@ def _may_delete(request: Request, claims: Iterable[Json]) -> bool:
     """Whether what is looked at may be followed by a delete, without another look at everybody's pods."""
     if request.phase is Phase.PREPARING:
         return not request.status.get("ending")
-    due = {row["uid"] for row in request.status.get("volumes") or ()}
+    due = {row["uid"] for row in _rows(request)}
     is_left = any(claim["metadata"]["uid"] in due and not Claim(claim).is_deleting for claim in claims)
     return request.phase is Phase.DELETING and is_left
 
 
 def _handles_copies(request: Request) -> bool:
-    return request.is_undo or any("backup" in row for row in request.status.get("volumes") or ())
+    return request.is_undo or any("backup" in row for row in _rows(request))
