@@ -10,8 +10,9 @@ from steward_api import names
 
 from tests.support.cluster import wait_for
 from tests.support.control_plane import Refused
-from tests.support.control_plane_fixtures import Namespace
+from tests.support.control_plane_fixtures import NAMESPACE, Namespace
 from tests.support.fake_kubelet import FakeKubelet, checksum
+from tests.support.fake_snapshots import FakeSnapshots
 from tests.support.operator import FakeHub, Operator, Proxy
 
 RESET = names.VOLUME_RESET
@@ -160,6 +161,24 @@ def test_a_backup_is_for_its_user_and_volume_only(running: Operator, ns: Namespa
         assert (status["phase"], status["reason"]) == ("Failed", "NotAllowed")
         assert uid_of(ns.claim(who, kind)) == old
     assert end(ns, user, contents={"from": "Backup", "name": f"home-{other}"})["reason"] == "BackupMissing"
+
+
+def test_somebodys_snapshot_of_the_same_name_does_not_hide_the_claim(
+    running: Operator, ns: Namespace, snapshots: FakeSnapshots, user: str
+) -> None:
+    body = {
+        "apiVersion": f"{names.SNAPSHOT_GROUP}/v1", "kind": "VolumeSnapshot", "metadata": {"name": f"home-{user}"},
+        "spec": {"source": {"persistentVolumeClaimName": f"home-{user}"}},
+    }  # fmt: skip
+    ns.api.raw("POST", f"/apis/{names.SNAPSHOT_GROUP}/v1/namespaces/{NAMESPACE}/volumesnapshots", body)
+    old = uid_of(ns.claim(user, "home"))
+    status = end(ns, user, backup="Snapshot")
+    assert (status["phase"], status["reason"]) == ("Succeeded", "Reset"), status
+    new = uid_of(ns.bind(user, "home"))
+    assert new != old
+    source = {"from": "Backup", "name": status["volumes"][0]["backup"]["name"]}
+    assert end(ns, user, backup="Snapshot", contents=source)["reason"] == "Restored"
+    assert uid_of(ns.claim(user, "home")) not in (old, new)
 
 
 def test_only_an_administrator_may_do_without(running: Operator, ns: Namespace, user: str) -> None:

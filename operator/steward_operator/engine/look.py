@@ -130,11 +130,11 @@ class Reader:
         if look.snapshots is None:
             look.snapshots = await self._snapshots_of(request)
         if look.pods is None and look.claims is None:
-            look.pods, look.claims = await self._objects_of(request, look.snapshots)
+            look.pods, look.claims = await self._objects_of(request)
         elif look.claims is None:
-            look.claims = await self._claims_of(request, look.snapshots)
+            look.claims = await self._claims_of(request)
         elif look.pods is None:
-            look.pods = await self._pods_beside(request, look.claims or ())
+            look.pods = await self._pods_for(request, look.claims or ())
         if request.phase is Phase.RECREATING and look.retained is None:
             look.retained = await self._retained(request)
         now = self._now()
@@ -158,7 +158,7 @@ class Reader:
             settings=self._settings,
         )
 
-    async def _objects_of(self, request: Request, snapshots: Iterable[Snapshot]) -> tuple[list[Json], list[Json]]:
+    async def _objects_of(self, request: Request) -> tuple[list[Json], list[Json]]:
         """Pods and claims, live: as much of them as the next step can depend on.
 
         A list that has to be consistent waits for the API server's cache, a tenth of a second on a quiet cluster;
@@ -176,20 +176,17 @@ class Reader:
                 return pods, claims
             return await self._servers_of(request), claims
         if request.phase is Phase.PREPARING and not request.status.get("ending"):
-            return await asyncio.gather(self._pods_at(request), self._claims_of(request, snapshots))
-        claims = await self._claims_of(request, snapshots)
-        return await self._pods_beside(request, claims), claims
+            return await asyncio.gather(self._everybodys_pods(request), self._claims_of(request))
+        claims = await self._claims_of(request)
+        return await self._pods_for(request, claims), claims
 
-    async def _claims_of(self, request: Request, snapshots: Iterable[Snapshot]) -> list[Json]:
-        """Those that the record names: from its beginning on the request is about no others.
-
-        What is a snapshot, or is going to be one, is no claim.
-        """
+    async def _claims_of(self, request: Request) -> list[Json]:
+        """Those that the record names: from its beginning on the request is about no others."""
         if request.phase is Phase.PENDING:
             return await self._claims_like(request)
-        planned = {row["backup"].get("name") for row in _rows(request) if _is_snapshot(row)}
-        wanted = _recorded(request) - {snapshot.name for snapshot in snapshots} - planned
-        found = await asyncio.gather(*(_or_none(self._kube.get_claim(name)) for name in sorted(wanted)))
+        found = await asyncio.gather(
+            *(_or_none(self._kube.get_claim(name)) for name in sorted(_claims_on_record(request)))
+        )
         return [claim for claim in found if claim is not None]
 
     async def _claims_like(self, request: Request) -> list[Json]:
@@ -202,15 +199,15 @@ class Reader:
         return await self._all_claims.sift(is_like)
 
     async def _servers_of(self, request: Request) -> list[Json]:
-        """As above, servers: one that the watch has not shown yet is among them."""
+        """The user's, shown by the watch already or not, and those of users whose name differs in case only."""
         return await self._all_servers.sift(lambda pod: _is_like(Pod(pod).user, request))
 
-    async def _pods_at(self, request: Request) -> list[Json]:
+    async def _everybodys_pods(self, request: Request) -> list[Json]:
         """Everybody's pods that mount one of the claims on record, the user's servers, and the request's own pods.
 
         The one look that nothing may replace: after the lock is written, and before a claim is deleted.
         """
-        recorded = _recorded(request)
+        recorded = _claims_on_record(request)
 
         def concerns(manifest: Json) -> bool:
             pod = Pod(manifest)
@@ -219,10 +216,10 @@ class Reader:
 
         return await self._all_pods.sift(concerns)
 
-    async def _pods_beside(self, request: Request, claims: Iterable[Json]) -> list[Json]:
+    async def _pods_for(self, request: Request, claims: Iterable[Json]) -> list[Json]:
         """With nothing left to delete nobody else's pod is asked for; before that it would be a blind delete."""
         if _may_delete(request, claims):
-            return await self._pods_at(request)
+            return await self._everybodys_pods(request)
         pods: list[Json] = []
         if _handles_copies(request):
             own = self._kube.pages_of_pods(f"{names.REQUEST}={request.uid}")
@@ -248,12 +245,9 @@ class Reader:
         taken = any(map(_is_snapshot, _rows(request)))
         if not self._settings.snapshots.enabled or not (request.is_undo or taken):
             return ()
-        recorded = _recorded(request)
-
-        def concerns(manifest: Json) -> bool:
-            return Snapshot(manifest).name in recorded
-
-        return tuple(map(Snapshot, await self._all_snapshots.sift(concerns)))
+        named = {request.backup_to_restore, *((row.get("backup") or {}).get("name") for row in _rows(request))}
+        found = await self._all_snapshots.sift(lambda snapshot: snapshot["metadata"]["name"] in named)
+        return tuple(map(Snapshot, found))
 
     async def _retained(self, request: Request) -> frozenset[str]:
         """Old volumes that are released and kept. Without the right to see volumes nothing is told about them."""
@@ -307,11 +301,16 @@ def _is_like(user: str, request: Request) -> bool:
     return user.casefold() == request.user.casefold()
 
 
-def _recorded(request: Request) -> frozenset[str]:
-    """Names of the claims and backups that the request is about, from its beginning on."""
+def _claims_on_record(request: Request) -> frozenset[str]:
+    """Names of the claims that the request is about: those to be reset, those of copies, the backup to put back.
+
+    Whatever else bears the name of one, a snapshot of it for example, does not stand for it.
+    """
     found = {request.backup_to_restore} if request.is_undo else set()
     for row in _rows(request):
-        found |= {row["claim"], (row.get("backup") or {}).get("name") or row["claim"]}
+        found.add(row["claim"])
+        if (copy := (row.get("backup") or {}).get("name")) and not _is_snapshot(row):
+            found.add(copy)
     return frozenset(found)
 
 
