@@ -232,6 +232,9 @@ class PaperServer(Wire):
                 condition = {"type": "PodResizePending", "status": "True", "reason": self.node}
                 self.pod["status"]["conditions"] = [condition]
                 self._touch()
+                if state == "terminated" and status["state"]["terminated"]["exitCode"] != 0:
+                    # What it is to be resized to does not keep a container that died from being started again.
+                    self._again(patient=True)
                 return
             status["resources"] = copy.deepcopy(asked)
             if state == "running":

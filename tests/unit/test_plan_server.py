@@ -238,6 +238,10 @@ def test_a_killed_server_that_the_node_holds_back_keeps_its_device() -> None:
     assert isinstance(plan_restart(world(written(req, step), held, now=after(329))), Wait)
     late = told(plan_restart(world(req, held, now=after(330))))
     assert late == ("Failed", "TimedOut", f"{said} That was not waited for any longer.")
+    deferred = [{"type": "PodResizePending", "status": "True", "reason": "Deferred"}]
+    put_off = pod(present=resources, state="terminated", policy="Always", conditions=deferred)
+    status = status_of(plan_restart(world(req, put_off, now=after(330))))
+    assert (status["phase"], status["step"]) == ("Restarting", "Reverting"), "it would end the server some other day"
     without = pod(present=req.status["resources"], state="terminated", policy="Always")
     assert status_of(plan_restart(world(req, without, now=after(1))))["mechanism"] == "Recreate"
 

@@ -279,6 +279,8 @@ def _killed(world: World, pod: Pod, container: Container) -> Plan:
     if not (_keeps_its_pod(world, pod) and container.comes_back(pod.restart_policy)):
         return _start_recreate(world, pod, container)
     if world.now >= _last_moment(world, pod):
+        if bounce.pending_reason(pod):
+            return _revert(world, pod, container)
         return fail(world, Reason.TIMED_OUT, f"{BACK_OFF} That was not waited for any longer.")
     status = write_status(world, Phase.RESTARTING, Reason.IN_PROGRESS, BACK_OFF)
     return step_or_wait(world, status, Wait("the kubelet's back-off", world.now + LOOK_AGAIN))
