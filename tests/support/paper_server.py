@@ -238,6 +238,7 @@ class PaperServer(Wire):
                 return
             status["resources"] = copy.deepcopy(asked)
             if state == "running":
+                assert not self.requests[self.resized_by].is_finished, "a resize was left behind"
                 self._end(self.resized_by, status["containerID"])
                 self._ended(0)
                 self._again()

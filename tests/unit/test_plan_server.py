@@ -218,6 +218,40 @@ def test_a_resize_that_cannot_be_undone_is_not_left_behind(device: bool) -> None
     assert status_of(plan_restart(world(auto, plain, answers=answers)))["mechanism"] == "Recreate"
 
 
+@pytest.mark.parametrize("state", ["running", "terminated"])
+def test_a_resize_that_is_still_to_come_does_not_end_an_instance_that_came_by_itself(state: str) -> None:
+    """The old instance died while the node put the resize off; what runs now is what the user works in."""
+    pending = [{"type": "PodResizePending", "status": "True", "reason": "Deferred"}]
+    req = bouncing()
+    stepped = req.status["resources"]
+    back = {"requests": {"cpu": "50m", "memory": "256Mi"}}
+
+    def new(present: Json, conditions: list[Json]) -> Pod:
+        return pod(container="c2", restarts=1, state=state, policy="Always", present=present, conditions=conditions)
+
+    step = plan_restart(world(req, new(stepped, pending)))
+    assert (status_of(step)["phase"], status_of(step)["step"]) == ("Restarting", "Reverting")
+    req = written(req, step)
+    assert req.status["resources"] == back
+    sent = plan_restart(world(req, new(stepped, pending)))
+    assert isinstance(sent, ResizePod)
+    assert sent.resources == back
+    refused: dict[str, Refusal | None] = {sent.key: Refusal(403, "minimum is 60m.")}
+    told_of = told(plan_restart(world(req, new(stepped, pending), answers=refused)))
+    assert told_of == ("Restarting", "Retrying", "The resize cannot be undone yet: minimum is 60m.")
+    assert plan_restart(world(req, new(back, pending), now=after(329))) == Wait("the resize is undone", after(331))
+    end = "Succeeded" if state == "running" else "Failed"
+    assert told(plan_restart(world(req, new(back, pending), now=after(330))))[0] == end
+    assert told(plan_restart(world(req, new(back, []))))[0] == end
+
+
+def test_the_pending_resize_of_somebody_else_is_none_of_a_restart_s_business() -> None:
+    pending = [{"type": "PodResizePending", "status": "True", "reason": "Deferred"}]
+    grown = {"requests": {"cpu": "4", "memory": "8Gi"}}
+    other = pod(container="c2", restarts=1, present=grown, conditions=pending)
+    assert told(plan_restart(world(bouncing(), other)))[:2] == ("Succeeded", "Restarted")
+
+
 @pytest.mark.parametrize("strategy", ["Auto", "InPlace"])
 def test_a_killed_server_that_does_not_come_back_is_started_anew_whatever_was_asked_for(strategy: str) -> None:
     """A container that ended with exit code 0 is gone for good, and holds its device for nothing."""

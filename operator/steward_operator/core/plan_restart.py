@@ -206,15 +206,24 @@ def _bounce(world: World) -> Plan:
     container = pod.notebook
     if container is None:
         return fail(world, Reason.SERVER_NOT_RUNNING)
-    if container.restart_count >= status["restartCount"] + CRASHED_AFTER or (
-        container.id != status["containerID"] and container.state in ("terminated", "waiting")
-    ):
+    if container.id == status["containerID"]:
+        return _kill(world, pod, container)
+    if bounce.pending_reason(pod) and (undoing := _take_back(world, pod, container)):
+        return undoing
+    is_crashing = container.restart_count >= status["restartCount"] + CRASHED_AFTER
+    if is_crashing or container.state in ("terminated", "waiting"):
         return _crashed(world, container)
-    if container.id != status["containerID"]:
-        if answers(world, pod, container):
-            return finish(world, Phase.SUCCEEDED, Reason.RESTARTED, newContainerID=container.id)
-        return _await_answer(world)
-    return _kill(world, pod, container)
+    if answers(world, pod, container):
+        return finish(world, Phase.SUCCEEDED, Reason.RESTARTED, newContainerID=container.id)
+    return _await_answer(world)
+
+
+def _take_back(world: World, pod: Pod, container: Container) -> Plan | None:
+    """The instance went by itself, and the node still has the resize to do: it would end the new one some other day."""
+    if _is_reverting(world):
+        return _undo(world, pod, container)
+    is_ours = bounce.is_applied(container, world.request.status["resources"])
+    return _revert(world, pod, container) if is_ours else None
 
 
 def _kill(world: World, pod: Pod, container: Container) -> Plan:
@@ -224,16 +233,13 @@ def _kill(world: World, pod: Pod, container: Container) -> Plan:
     step = ResizePod(pod.name, pod.uid, pod.resource_version, planned)
     # What the API server took and did not apply would be sent for ever: that, too, is a refusal.
     sent = step.key in world.answers
-    if status.get("step") == "Reverting":
-        if not bounce.is_applied(container, planned):
-            if not sent:
-                return step
-            if _keeps_its_pod(world, pod):
-                return _await_undoing(world, world.answers[step.key])
-        elif bounce.pending_reason(pod):
-            if world.now >= _last_moment(world, pod):
+    if _is_reverting(world):
+        is_refused = sent and not bounce.is_applied(container, planned)
+        if not is_refused or _keeps_its_pod(world, pod):
+            if undoing := _undo(world, pod, container):
+                return undoing
+            if bounce.pending_reason(pod):
                 return fail(world, Reason.TIMED_OUT, AS_BEFORE)
-            return Wait("the resize is undone", world.now + LOOK_AGAIN)
         told = "The node refused to resize the server."
         return _not_in_place(world, pod, container, Reason.IN_PLACE_NOT_POSSIBLE, told)
     if bounce.is_applied(container, planned):
@@ -290,6 +296,20 @@ def _keeps_its_pod(world: World, pod: Pod) -> bool:
     """Whether a new pod is not an answer: it was not asked for, or would give a device away."""
     is_auto = world.request.spec.get("strategy", Strategy.AUTO) == Strategy.AUTO
     return not is_auto or bounce.holds_extended_resources(pod)
+
+
+def _is_reverting(world: World) -> bool:
+    return world.request.status.get("step") == "Reverting"
+
+
+def _undo(world: World, pod: Pod, container: Container) -> Plan | None:
+    """What is still to do for a resize that is taken back; None when it is done, or was waited for long enough."""
+    step = ResizePod(pod.name, pod.uid, pod.resource_version, world.request.status["resources"])
+    if not bounce.is_applied(container, step.resources):
+        return _await_undoing(world, world.answers[step.key]) if step.key in world.answers else step
+    if bounce.pending_reason(pod) and world.now < _last_moment(world, pod):
+        return Wait("the resize is undone", world.now + LOOK_AGAIN)
+    return None
 
 
 def _await_undoing(world: World, refused: Refusal | None) -> Plan:
