@@ -90,6 +90,19 @@ class Audit:
         ]
 
 
+def reset(ns: Namespace, audit: Audit) -> tuple[float, float]:
+    """Of a stopped user's volume: seconds from the request's creation to its write-ahead and to its end."""
+    user = ns.user()
+    ns.make_claim(user, "workspace")
+    audit.mark()
+    name = ns.ask(names.VOLUME_RESET, user)
+    asked = time.time()
+    ns.ended(names.VOLUME_RESET, name)
+    statuses = audit.of("volumeresets", "status")
+    locked = max(0.0, moment(statuses[0]["requestReceivedTimestamp"]) - asked)
+    return locked, moment(statuses[-1]["stageTimestamp"]) - asked
+
+
 def latency(ns: Namespace, audit: Audit, count: int) -> list[Row]:
     """One request after the other on an idle operator, from the moment its creation was answered."""
     to_resize, to_lock, to_end, writes = [], [], [], []
@@ -103,15 +116,9 @@ def latency(ns: Namespace, audit: Audit, count: int) -> list[Row]:
         (resized,) = audit.of("pods", "resize")
         to_resize.append(max(0.0, moment(resized["requestReceivedTimestamp"]) - asked))
         restart_writes = len(audit.writes())
-        user = ns.user()
-        ns.make_claim(user, "workspace")
-        audit.mark()
-        name = ns.ask(names.VOLUME_RESET, user)
-        asked = time.time()
-        ns.ended(names.VOLUME_RESET, name)
-        statuses = audit.of("volumeresets", "status")
-        to_lock.append(max(0.0, moment(statuses[0]["requestReceivedTimestamp"]) - asked))
-        to_end.append(moment(statuses[-1]["stageTimestamp"]) - asked)
+        locked, ended = reset(ns, audit)
+        to_lock.append(locked)
+        to_end.append(ended)
         writes.append((restart_writes, len(audit.writes())))
     return [
         ("request to resize", f"p50 {milliseconds(statistics.median(to_resize))}, "
@@ -186,15 +193,7 @@ def burst(ns: Namespace, audit: Audit, count: int) -> Row:
 
 def resets_among(ns: Namespace, audit: Audit, count: int) -> Row:
     """One after the other, then as many at once, where others have thousands of pods and claims."""
-    to_end = []
-    for _ in range(count):
-        user = ns.user()
-        ns.make_claim(user, "workspace")
-        audit.mark()
-        name = ns.ask(names.VOLUME_RESET, user)
-        asked = time.time()
-        ns.ended(names.VOLUME_RESET, name)
-        to_end.append(moment(audit.of("volumeresets", "status")[-1]["stageTimestamp"]) - asked)
+    to_end = [reset(ns, audit)[1] for _ in range(count)]
     users = [ns.user() for _ in range(count)]
     for user in users:
         ns.make_claim(user, "workspace")

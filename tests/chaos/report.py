@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import date
 from typing import Any, TypeVar
 
 from benchmarks.tables import machine, replace_section
@@ -31,7 +32,7 @@ class Tally:
 
     def add(self, what: str, **figures: Any) -> None:
         """Written down at once: a run of hours that is cut off has done what it has done."""
-        self.rows[what] = figures
+        self.rows[what] = {**figures, "day": f"{date.today()}"}
         print(f"chaos: {what}: {json.dumps(figures)}")
         self._write()
 
@@ -49,8 +50,8 @@ class Tally:
 
 def table(rows: dict[str, dict[str, Any]]) -> str:
     """``met`` is how many of the cases reached the moment that was planned; all of them ended within the rules."""
-    lines = ["| what | cases | met | |", "|---|---|---|---|"]
+    lines = ["| what | cases | met | | day |", "|---|---|---|---|---|"]
     for what, figures in sorted(rows.items()):
-        more = ", ".join(f"{k}: {v}" for k, v in figures.items() if k not in ("cases", "met", "ends"))
-        lines.append(f"| {what} | {figures['cases']} | {figures['met']} | {more} |")
-    return "\n".join([*lines, "", f"No rule was broken in any of them. {machine()}"])
+        more = ", ".join(f"{k}: {v}" for k, v in figures.items() if k not in ("cases", "met", "ends", "day"))
+        lines.append(f"| {what} | {figures['cases']} | {figures['met']} | {more} | {figures['day']} |")
+    return "\n".join([*lines, "", f"No rule was broken in any of them. The table as of {machine()}"])
