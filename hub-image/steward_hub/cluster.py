@@ -157,6 +157,16 @@ async def pod_uid(namespace: str, name: str) -> str:
     return str(pod.metadata.uid)
 
 
+async def delete_pod(namespace: str, name: str, uid: str, grace_seconds: int) -> None:
+    """That very pod; one that is gone, or another of its name, is left."""
+    body = {"gracePeriodSeconds": grace_seconds, "preconditions": {"uid": uid}}
+    try:
+        await _bounded(shared_client("CoreV1Api").delete_namespaced_pod(name, namespace, body=body))
+    except ClusterRefused as refused:
+        if refused.status not in (404, 409):
+            raise
+
+
 async def snapshots_of(namespace: str, user: str) -> list[dict[str, Any]]:
     """VolumeSnapshots that back the user's volumes up, as plain dicts; none where the cluster does not know them."""
     api = shared_client("CustomObjectsApi")

@@ -23,7 +23,7 @@ from steward_api.requests import HUB_TTL_SECONDS, is_finished, requester, server
 from steward_api.volumes import Volume
 
 from . import scopes
-from .cluster import ClusterAway, ClusterRefused, OperatorWatch, Requests, claims_of, pod_uid, snapshots_of
+from .cluster import ClusterAway, ClusterRefused, OperatorWatch, Requests, claims_of, delete_pod, pod_uid, snapshots_of
 from .states import Button, Card, Facts, derive
 from .views import active_request, backups_of, claim_of, container_answers, is_same_action, summary
 
@@ -316,7 +316,7 @@ class StopHandler(UserServerAPIHandler):
     """``POST …/server/stop``: ``{"podUID": UID}``. The hub's own stop, of that very pod and no other.
 
     For the operator, whose request may arrive late: the hub's DELETE would end whatever runs by then, or break a start
-    off.
+    off. What the hub has forgotten is stopped, too.
     """
 
     SUPPORTED_METHODS = ("POST",)
@@ -333,16 +333,22 @@ class StopHandler(UserServerAPIHandler):
         wanted = body.get("podUID") if isinstance(body, dict) and set(body) == {"podUID"} else None
         if not isinstance(wanted, str) or not wanted:
             raise web.HTTPError(400, "The body must be podUID, the UID of the pod that is to be stopped, and no more.")
+        spawner = user.spawners[server_name]
         try:
-            present = await pod_uid(self.steward.namespace, user.spawners[server_name].pod_name)
+            present = await pod_uid(self.steward.namespace, spawner.pod_name)
+            if present and present != wanted:
+                raise web.HTTPError(409, "Another pod of this server runs by now; it was not stopped.")
+            if not present:
+                self.set_status(204)
+                return
+            await self.delete(user_name, server_name)
+            if not spawner.active:
+                # One failed call is enough for the hub to forget a server whose pod runs on: it takes it for stopped
+                # from then on and does nothing more about it.
+                self.log.info("Deleting the pod %s of a server that the hub takes for stopped", spawner.pod_name)
+                await delete_pod(self.steward.namespace, spawner.pod_name, wanted, spawner.delete_grace_period)
         except (ClusterAway, ClusterRefused) as problem:
             raise web.HTTPError(503, "The cluster does not answer at the moment. Try again shortly.") from problem
-        if present and present != wanted:
-            raise web.HTTPError(409, "Another pod of this server runs by now; it was not stopped.")
-        if not present:
-            self.set_status(204)
-            return
-        await self.delete(user_name, server_name)
 
 
 class CancelHandler(StewardHandler):

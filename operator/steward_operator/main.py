@@ -25,12 +25,13 @@ from steward_api.volumes import BadVolumeTable, Volume, read_table
 from steward_operator.adapters import health, informer, startup
 from steward_operator.core.settings import Copying, Settings, Snapshots
 from steward_operator.engine import upkeep
-from steward_operator.engine.driver import Driver
+from steward_operator.engine.driver import Driver, utc_now
 from steward_operator.engine.lease import ForeignRelease, Lease
 from steward_operator.engine.limiter import TokenBucket
 from steward_operator.engine.prober import Prober
 from steward_operator.engine.queue import KeyedQueue
 from steward_operator.engine.store import Key, Requests, Servers
+from steward_operator.engine.teller import Teller
 from steward_operator.engine.watches import Watches
 from steward_operator.hubapi.client import HttpHubApi
 from steward_operator.kube.api import KubeError
@@ -98,7 +99,8 @@ async def run(arguments: argparse.Namespace) -> None:
             servers.drop(uid)
             prober.forget(uid)
 
-        driver = Driver(kube, hub, requests, servers, table, settings, arguments.namespace, prober)
+        teller = Teller(kube, arguments.namespace, utc_now)
+        driver = Driver(kube, hub, requests, servers, table, settings, prober, teller)
 
         async def work(key: Key) -> float | None:
             # A standby keeps its watches warm and does nothing; on taking over, everything unfinished is looked at.
@@ -113,13 +115,21 @@ async def run(arguments: argparse.Namespace) -> None:
         for kind in PLURALS:
             metrics.unfinished.labels(kind).set_function(partial(requests.unfinished, kind))
 
+        def forget_request(key: Key) -> None:
+            """It is not among the unfinished any more: it has ended or was deleted. Where it matters, a look tells."""
+            known = requests.get(*key)
+            if known and lease.is_held and teller.is_news(known):
+                queue.add(key)
+            else:
+                requests.drop(*key)
+
         def look_at_all() -> None:
             for request in requests.all():
                 queue.add((request.kind, request.name))
 
         lease = Lease(kube, arguments.release, arguments.identity, on_held=look_at_all)
         await startup.patiently(lambda: startup.check(kube, settings))
-        await startup.patiently(lambda: upkeep.resync(kube, requests, servers, queue.add, forget_pod))
+        await startup.patiently(lambda: upkeep.resync(kube, requests, servers, queue.add, forget_pod, forget_request))
         ready = asyncio.Event()
         lag = health.Lag()
         web = await health.serve(
@@ -127,7 +137,7 @@ async def run(arguments: argparse.Namespace) -> None:
         )
         closing.push_async_callback(web.cleanup)
         watching = kopf.operator(
-            registry=informer.registry(requests, servers, watches, queue.add, forget_pod, wake),
+            registry=informer.registry(requests, servers, watches, queue.add, forget_pod, forget_request, wake),
             settings=informer.settings(),
             namespaces=[arguments.namespace],
             clusterwide=False,
@@ -145,9 +155,17 @@ async def run(arguments: argparse.Namespace) -> None:
                 "queue": queue.run(),
                 "lease": lease.run(),
                 "upkeep": upkeep.run(
-                    kube, requests, servers, watches, settings, queue.add, forget_pod, lambda: lease.is_held
+                    kube,
+                    requests,
+                    servers,
+                    watches,
+                    settings,
+                    queue.add,
+                    forget_pod,
+                    forget_request,
+                    lambda: lease.is_held,
                 ),
-                "events": driver.send_events(),
+                "events": teller.send_events(),
                 "lag": lag.measure(),
             },
         )

@@ -142,7 +142,8 @@ def test_a_backup_that_cannot_be_put_back_is_kept(
     status = end(ns, user, contents={"from": "Backup", "name": name})
     assert (status["phase"], status["reason"]) == ("Failed", "RestoreFailed")
     assert "not what was written" in status["message"]
-    assert name in [b["metadata"]["name"] for b in ns.backups(user)]
+    (kept,) = [b for b in ns.backups(user) if b["metadata"]["name"] == name]
+    assert names.PINNED_BY in kept["metadata"]["annotations"], "further attempts do not push it out"
     assert ns.claim(user, "home") is not None
     assert status["lockedClaims"] == []
 

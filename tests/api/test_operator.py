@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -17,11 +16,6 @@ from tests.support.control_plane import Refused
 from tests.support.control_plane_fixtures import CONFIG, NAMESPACE, Namespace
 from tests.support.fake_kubelet import FakeKubelet
 from tests.support.operator import FakeHub, Operator, Proxy
-
-
-def audit_lines(operator: Operator, uid: str) -> list[Any]:
-    lines = [json.loads(line) for line in operator.log.read_text().splitlines() if line.startswith("{")]
-    return [one for one in lines if one.get("audit") and one["uid"] == uid]
 
 
 def test_a_request_that_is_deleted_half_way_makes_the_claim_again_and_is_audited(
@@ -43,7 +37,7 @@ def test_a_request_that_is_deleted_half_way_makes_the_claim_again_and_is_audited
     uid = ns.request(names.VOLUME_RESET, name)["metadata"]["uid"]
     ns.api.raw("DELETE", ns.requests(names.VOLUME_RESET, name))
     go.set()
-    (line,) = wait_for("the line", lambda: audit_lines(running, uid), 20)
+    (line,) = wait_for("the line", lambda: running.audit_lines()[uid], 20)
     assert line["deleted"] is True
     assert [row["uid"] for row in line["volumes"]] == [old["metadata"]["uid"]]
     claim = ns.claim(user, "workspace")
@@ -69,7 +63,7 @@ def test_a_reset_touches_one_claim_and_is_audited(running: Operator, ns: Namespa
     kept = ns.claim(user, "home")
     assert kept is not None
     assert kept["metadata"]["uid"] == home["metadata"]["uid"]
-    (line,) = audit_lines(running, ended["metadata"]["uid"])
+    (line,) = running.audit_lines()[ended["metadata"]["uid"]]
     assert line["actor"] == {"kind": "KubernetesUser", "name": "test-admin"}
     assert (line["owner"], line["why"], line["phase"]) == (user, "broken environment", "Succeeded")
     assert [row["volume"] for row in line["volumes"]] == ["workspace"]
@@ -174,6 +168,41 @@ def test_the_fourth_restart_in_a_row_goes_through_the_hub(
     assert mechanisms == ["InPlace", "InPlace", "InPlace", "Recreate"]
     assert kubelet.restarts[pod["metadata"]["uid"]] == 3
     assert [call for call in hub.calls if call[1] == user] == [("DELETE", user), ("POST", user)]
+
+
+def test_a_restart_goes_its_way_where_others_have_used_the_quota_up(
+    running: Operator, ns: Namespace, hub: FakeHub, kubelet: FakeKubelet
+) -> None:
+    """Its first restart made the server a step smaller, and somebody has taken that step."""
+    user = ns.user()
+    uid = ns.start_server(user)["metadata"]["uid"]
+    ns.ended(names.SERVER_RESTART, ns.ask(names.SERVER_RESTART, user))
+    ns.api.raw(
+        "POST", ns.core("resourcequotas"), {"metadata": {"name": "full"}, "spec": {"hard": {"requests.cpu": "0"}}}
+    )
+
+    def is_counted() -> bool:
+        return "used" in ns.api.raw("GET", ns.core("resourcequotas", "full")).get("status", {})
+
+    wait_for("the quota is in force", is_counted, 20)
+    ends = []
+    for _ in range(2):
+        next_second(ns, user)
+        ends.append(ns.ended(names.SERVER_RESTART, ns.ask(names.SERVER_RESTART, user))["status"])
+    ns.api.raw("DELETE", ns.core("resourcequotas", "full"))
+    assert [(status["phase"], status["mechanism"]) for status in ends] == [
+        ("Succeeded", "InPlace"), ("Failed", "InPlace"),
+    ]  # fmt: skip
+    assert "exceeded quota" in ends[1]["message"]
+    assert ends[1]["message"].endswith(
+        "Others have used the quota up, and a new start might be refused, so it was left alone."
+    )
+    after = ns.pod(user)
+    assert after is not None
+    assert after["metadata"]["uid"] == uid
+    assert after["spec"]["containers"][0]["resources"]["requests"]["cpu"] == "48m"
+    assert not [call for call in hub.calls if call[1] == user]
+    assert kubelet.restarts[uid] == 2
 
 
 def test_prefixes_are_different_people(running: Operator, ns: Namespace) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -131,6 +132,44 @@ def test_recreate_keeps_the_files_and_gives_a_new_pod(user: Session, kube: Kube)
     assert after["metadata"]["uid"] == ended["status"]["newPodUID"] != before["metadata"]["uid"]
     wait_for("the hub says running", lambda: user.state() == "running", 60)
     assert exists(kube, user, "/home/jovyan/kept")
+
+
+@pytest.fixture
+def hub_may_not_delete_pods(kube: Kube) -> Iterator[Callable[[], None]]:
+    """Until the function that this gives is called: what an API server that is away for a moment is to the hub."""
+    role = kube.json("get", "role", "hub")
+    rules = [{**rule, "verbs": [v for v in rule["verbs"] if v != "delete" or "pods" not in rule["resources"]]}
+             for rule in role["rules"]]  # fmt: skip
+
+    def set_rules(wanted: list[dict[str, Any]]) -> None:
+        kube("patch", "role", "hub", "--type=merge", f"--patch={json.dumps({'rules': wanted})}")
+
+    set_rules(rules)
+    yield lambda: set_rules(role["rules"])
+    set_rules(role["rules"])
+
+
+def test_a_server_that_the_hub_has_forgotten_is_restarted_all_the_same(
+    user: Session, kube: Kube, hub_may_not_delete_pods: Callable[[], None]
+) -> None:
+    """A stop that fails in the middle: the hub says stopped, nobody can reach the server, and its pod runs on."""
+    user.start_and_wait()
+    before = kube.pod(user.user)
+    assert before is not None
+    user.stop()
+    wait_for(
+        "the hub takes the server for stopped", lambda: not user.api("GET", f"users/{user.user}").json["servers"], 60
+    )
+    left = kube.pod(user.user)
+    assert left is not None
+    assert "deletionTimestamp" not in left["metadata"]
+    hub_may_not_delete_pods()
+    ended = kube.finished("srestart", kube.create(manifest(names.SERVER_RESTART, user.user, strategy="Recreate")))
+    assert ended["status"]["phase"] == "Succeeded", ended["status"]
+    after = kube.pod(user.user)
+    assert after is not None
+    assert after["metadata"]["uid"] != before["metadata"]["uid"]
+    wait_for("the server answers", lambda: answers(user), 60)
 
 
 def test_a_crashed_server_comes_back_and_the_hub_keeps_it(user: Session, kube: Kube) -> None:

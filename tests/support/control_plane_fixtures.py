@@ -37,6 +37,7 @@ CONFIG = {
         "min_restart_interval": 0,
         "resync_every": 5,
         "start_failure_timeout": 8,
+        "stop_timeout": 16,
         "copying": {"image": "hub-steward/operator:test"},
         "snapshots": {"enabled": True},
     },

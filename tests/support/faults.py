@@ -25,12 +25,17 @@ class Fault(StrEnum):
     DELAYED = "delayed"
     HUNG = "hung"
     DUPLICATED = "duplicated"
-    RESET = "connection reset after it arrived"
+    RESET = "connection reset in the middle of the answer"
     TRUNCATED = "answer truncated"
     LATE = "arrives after its sender gave up"
 
 
 ANSWERS = [fault for fault in Fault if fault.value.isdigit()]
+#: What may become of a read. No API server says of what is there that it is not, or that reading it is a conflict.
+OF_READS = [
+    Fault.TOO_MANY, Fault.INTERNAL, Fault.UNAVAILABLE, Fault.GATEWAY_TIMEOUT, Fault.DROPPED, Fault.LOST_ANSWER,
+    Fault.DELAYED, Fault.HUNG, Fault.RESET, Fault.TRUNCATED,
+]  # fmt: skip
 
 
 @dataclass
@@ -71,6 +76,10 @@ class Injections:
                     return user
         return ""
 
+    def next_read_fault(self) -> Fault | None:
+        """Called once for every read that is no watch."""
+        return None
+
     def next_fault(self, path: str, body: str) -> Fault | None:
         """Called once for every write."""
         user = self.owner(path, body)
@@ -83,6 +92,26 @@ class Injections:
                 return None
             injection.met = True
             return injection.fault
+
+
+class ReadFaults(Injections):
+    """The same fault at every so many reads, whosever they are; none at writes."""
+
+    def __init__(self, fault: Fault, every: int) -> None:
+        super().__init__()
+        self._fault, self._every = fault, every
+        self.reads = self.met = 0
+
+    def next_fault(self, path: str, body: str) -> Fault | None:
+        return None
+
+    def next_read_fault(self) -> Fault | None:
+        with self._lock:
+            self.reads += 1
+            if self.reads % self._every:
+                return None
+            self.met += 1
+            return self._fault
 
 
 class RandomFaults(Injections):

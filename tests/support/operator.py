@@ -12,6 +12,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -154,6 +155,8 @@ class Proxy(Served):
         headers = {k: v for k, v in request.headers.items() if k.lower() not in ("host", "content-length")}
         if counted and self.injections and (fault := self.injections.next_fault(request.path_qs, body.decode())):
             return await self._suffer(fault, request, body, headers)
+        if is_ours and not counted and self.injections and (fault := self.injections.next_read_fault()):
+            return await self._suffer(fault, request, body, headers)
         async with self._session.request(
             request.method, self._upstream + request.path_qs, data=body or None, headers=headers
         ) as upstream:
@@ -170,9 +173,9 @@ class Proxy(Served):
                     response.headers[name] = upstream.headers[name]
             await response.prepare(request)
             try:
-                if self.watch_filter and "watch" in request.query:
+                if (change := self.watch_filter) and "watch" in request.query:
                     async for line in upstream.content:
-                        if (changed := self.watch_filter(line)) is not None:
+                        if (changed := change(line)) is not None:
                             await response.write(changed)
                 async for chunk in upstream.content.iter_any():
                     await response.write(chunk)
@@ -193,16 +196,17 @@ class Proxy(Served):
     async def _suffer(
         self, fault: Fault, request: web.Request, body: bytes, headers: dict[str, str]
     ) -> web.StreamResponse:
-        """What becomes of a write that meets a fault."""
+        """What becomes of a write, or a read, that meets a fault."""
 
         async def send() -> tuple[int, bytes]:
             async with self._session.request(
                 request.method, self._upstream + request.path_qs, data=body or None, headers=headers
             ) as upstream:
-                self.writes.append(
-                    Write(request.method, request.path, json.loads(body) if body else None, upstream.status,
-                          "dryRun" in request.query)
-                )  # fmt: skip
+                if request.method != "GET":
+                    self.writes.append(
+                        Write(request.method, request.path, json.loads(body) if body else None, upstream.status,
+                              "dryRun" in request.query)
+                    )  # fmt: skip
                 return upstream.status, await upstream.read()
 
         def break_off() -> web.StreamResponse:
@@ -218,9 +222,17 @@ class Proxy(Served):
         match fault:
             case Fault.DROPPED:
                 return break_off()
-            case Fault.LOST_ANSWER | Fault.RESET:
+            case Fault.LOST_ANSWER:
                 await send()
                 return break_off()
+            case Fault.RESET:
+                status, answer = await send()
+                response = web.StreamResponse(status=status, headers={"Content-Type": "application/json"})
+                response.content_length = len(answer)
+                await response.prepare(request)
+                await response.write(answer[: len(answer) // 2])
+                break_off()
+                return response
             case Fault.DELAYED:
                 await asyncio.sleep(1)
             case Fault.HUNG:
@@ -335,6 +347,15 @@ class Operator:
     @property
     def is_running(self) -> bool:
         return self._process is not None and self._process.poll() is None
+
+    def audit_lines(self) -> defaultdict[str, list[Json]]:
+        """By the UID of the request."""
+        found = defaultdict(list)
+        for line in self.log.read_text().splitlines():
+            if '"audit": true' in line:
+                entry = json.loads(line)
+                found[entry["uid"]].append(entry)
+        return found
 
     def wait_ready(self) -> None:
         wait_for("the operator is ready", self.is_ready, 30, every=0.05)

@@ -17,6 +17,7 @@ from typing import Any
 from steward_api.phases import ENDS, Phase
 from steward_operator.core.model import Pod, Refusal, Request, World
 from steward_operator.core.plan_restart import plan_restart
+from steward_operator.core.quantities import quantity
 from steward_operator.core.settings import Settings
 from steward_operator.core.steps import Done, Plan, ResizePod, StartServer, StopServer, Wait, WriteStatus
 
@@ -64,6 +65,9 @@ class Restarter:
         if isinstance(step, Wait | Done) or self.request is None:
             self.answers.clear()
             return
+        if any(answer and answer.is_quota for answer in self.answers.values()) and self.server.runs():
+            gives_up = isinstance(step, WriteStatus) and step.status.get("mechanism") == "Recreate"
+            assert not gives_up, "where a resize finds no room, a new pod might not be let in"
         self.server.arrive(step, self.request, self.answers)
 
     def send_late(self) -> None:
@@ -103,7 +107,7 @@ class PaperServer(Wire):
         self.ends: list[datetime] = []
         self.resized_by = ""
         self.node = "willing"
-        self.refuses_down = self.refuses_all = self.hub_refuses = False
+        self.refuses_down = self.refuses_all = self.is_full = self.hub_refuses = False
         #: Whether the user, or the lab itself, has done what explains a server that is gone.
         self.gone_for_a_reason = False
         self.start_pod(NOW - timedelta(hours=1))
@@ -178,8 +182,11 @@ class PaperServer(Wire):
         if self.pod is None or self._view().uid != uid or self._view().resource_version != version:
             raise Conflict
         container = self.pod["spec"]["containers"][0]
-        if self.refuses_all or (self.refuses_down and self._is_down(container["resources"], resources)):
-            return Refusal(403, "exceeded quota")
+        grown = self._growth(container["resources"], resources)
+        if self.is_full and max(grown) > 0:
+            return Refusal(403, "exceeded quota: all of it")
+        if self.refuses_all or (self.refuses_down and min(grown) < 0):
+            return Refusal(403, "minimum cpu usage per Container is 50m")
         merged = copy.deepcopy(container["resources"])
         for part, values in resources.items():
             merged.setdefault(part, {}).update(values)
@@ -189,8 +196,12 @@ class PaperServer(Wire):
         return None
 
     @staticmethod
-    def _is_down(present: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
-        return str(wanted) < str(present)
+    def _growth(present: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[float]:
+        return [
+            quantity(value) - quantity(present[part][name])
+            for part, values in wanted.items()
+            for name, value in values.items()
+        ]
 
     def _stop_for(self, seen: Request) -> None:
         if self.pod is None or self._view().is_deleting:
@@ -242,6 +253,9 @@ class PaperServer(Wire):
                 self._end(self.resized_by, status["containerID"])
                 self._ended(0)
                 self._again()
+                if not self.runs():
+                    # All of the pod's containers have ended well, which OnFailure takes for the end of the pod.
+                    self.pod["status"]["phase"] = "Succeeded"
         elif state == "terminated" and status["state"]["terminated"]["exitCode"] != 0:
             # Ended by itself: with an exit code of its own it is started again when the back-off is over.
             self._again(patient=True)
@@ -324,7 +338,7 @@ class PaperServer(Wire):
     def settle(self, restarter: Restarter, turns: int = 400) -> None:
         """From now on nothing goes wrong any more: every request comes to an end by itself."""
         self.node = "willing"
-        self.refuses_down = self.refuses_all = self.hub_refuses = False
+        self.refuses_down = self.refuses_all = self.is_full = self.hub_refuses = False
         restarter.crash()
         for _ in range(turns):
             steps = [restarter.turn(name) for name in self.requests]

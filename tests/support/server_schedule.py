@@ -34,9 +34,11 @@ def happen(server: PaperServer, leaders: dict[str, Restarter], event: str, numbe
             server.cancel(name)
         case [("Infeasible" | "Deferred" | "willing") as node]:
             server.node = node
-        case ["quota"]:
+        case ["minimum"]:
             server.refuses_down = not server.refuses_down
-        case ["all", _]:
+        case ["quota"]:
+            server.is_full = not server.is_full
+        case ["all", "refused"]:
             server.refuses_all = not server.refuses_all
         case ["hub"]:
             server.hub_refuses = not server.hub_refuses

@@ -223,13 +223,19 @@ def test_a_server_that_is_stopped_for_a_reset() -> None:
 
 def test_a_server_that_does_not_stop_keeps_its_volume() -> None:
     busy: dict[str, Refusal | None] = {"stop": Refusal(503, "The hub is busy.")}
-    step = plan_reset(world(stopping(), claim(), RUNNING, answers=busy, now=after(60)))
-    assert step == RemoveFinalizer()
+    step = plan_reset(world(stopping(), claim(), RUNNING, answers=busy, now=after(59)))
+    sentence = "The hub did not stop the server: The hub is busy."
+    assert told(step) == ("Preparing", "Retrying", sentence)
+    assert is_stalled(step)
+    refused = written(stopping(), step)
+    assert isinstance(plan_reset(world(refused, claim(), RUNNING, now=after(59))), StopServer)
+    assert isinstance(plan_reset(world(refused, claim(), RUNNING, now=after(60))), Wait), "it is not asked any more"
+    assert isinstance(plan_reset(world(refused, claim(), RUNNING, now=after(119))), Wait), "it may still do it"
+    assert plan_reset(world(refused, claim(), RUNNING, now=after(120))) == RemoveFinalizer()
     let_go = with_status(stopping(), step="Stopping")
     let_go = Request({**let_go.manifest, "metadata": {**let_go.meta, "finalizers": []}})
-    said = told(plan_reset(world(let_go, claim(), RUNNING, answers=busy, now=after(60))))
-    sentence = "The hub did not stop the server: The hub is busy. It is still running."
-    assert said == ("Failed", "StopFailed", sentence)
+    said = told(plan_reset(world(written(let_go, step), claim(), RUNNING, now=after(120))))
+    assert said == ("Failed", "StopFailed", f"{sentence} It is still running.")
     going = pod(claims=("workspace-ann",), deleting=True)
     assert isinstance(plan_reset(world(let_go, claim(), going, now=after(119))), Wait)
     step = plan_reset(world(let_go, claim(), going, now=after(120)))
@@ -246,23 +252,26 @@ def test_a_stop_that_the_hub_was_asked_for_is_waited_for_when_the_request_is_giv
     given_up = stopping()
     given_up = Request({**given_up.manifest, "spec": {**given_up.spec, "cancel": True},
                         "metadata": {**given_up.meta, "finalizers": []}})  # fmt: skip
-    until = after(60)
-    assert plan_reset(world(given_up, claim(), RUNNING, now=after(59))) == Wait(
+    until = after(120)
+    assert plan_reset(world(given_up, claim(), RUNNING, now=after(119))) == Wait(
         "whether the hub stops the server", until
     )
     assert told(plan_reset(world(given_up, claim(), RUNNING, now=until)))[0] == "Cancelled"
     going = pod(claims=("workspace-ann",), deleting=True)
-    assert status_of(plan_reset(world(given_up, claim(), going, now=after(59))))["step"] == "Starting"
+    assert status_of(plan_reset(world(given_up, claim(), going, now=after(119))))["step"] == "Starting"
 
 
 def test_a_server_that_a_restart_has_stopped_is_not_taken_for_a_stopped_one() -> None:
     between = with_status(restart(name="again"), phase="Restarting", mechanism="Recreate", step="Starting")
     step = plan_reset(world(reset(), claim(), others=(between,)))
-    sentence = "Waiting until the restart again has started the server again."
+    sentence = "Waiting until the request again has started the server again."
     assert told(step) == ("Pending", "WaitingForOtherRequest", sentence)
     assert isinstance(plan_reset(world(written(reset(), step), claim(), others=(between,))), Wait)
     in_place = with_status(between, mechanism="InPlace")
     assert told(plan_reset(world(reset(), claim(), others=(in_place,))))[0] == "Preparing"
+    ending = {"phase": "Succeeded", "reason": "Reset", "message": "New and empty."}
+    other = with_status(reset(name="again"), phase="Recreating", lockedClaims=[], ending=ending)
+    assert told(plan_reset(world(reset(), claim(), others=(other,)))) == ("Pending", "WaitingForOtherRequest", sentence)
 
 
 def test_a_time_that_nobody_can_read_is_refused() -> None:
@@ -273,6 +282,18 @@ def test_a_time_that_nobody_can_read_is_refused() -> None:
 
 
 # -- Deleting and Recreating -------------------------------------------------------------------------------------------
+
+
+def test_a_claim_that_was_made_larger_during_its_reset_comes_back_as_large() -> None:
+    """A backup may take an hour; what an administrator changes of the claim meanwhile is not taken back."""
+    req = at("Deleting")
+    larger = claim(spec={"resources": {"requests": {"storage": "50Gi"}}}, annotations={"team": "blue"})
+    step = plan_reset(world(req, larger))
+    (row,) = status_of(step)["volumes"]
+    assert row["template"]["spec"]["resources"]["requests"]["storage"] == "50Gi"
+    assert row["template"]["metadata"]["annotations"]["team"] == "blue"
+    assert plan_reset(world(written(req, step), larger)) == DeleteClaim("workspace-ann", "workspace-1", "7")
+    assert plan_reset(world(req, larger, table={})) == DeleteClaim("workspace-ann", "workspace-1", "7")
 
 
 def test_a_claim_that_goes_slowly_is_told_of_after_a_minute() -> None:

@@ -151,9 +151,9 @@ def test_a_new_claim_that_goes_after_its_restore_failed_is_made_again() -> None:
     req, held = undoing(outcome="Failed", reason="RestoreFailed", message="It failed.", newUID="workspace-2")
     assert isinstance(plan_reset(world(req, held)), CreateClaim)
     step = plan_reset(world(req, claim(uid="workspace-3"), held))
-    assert step == AnnotateClaim("b", "b", "3", names.PINNED_BY, None)
+    assert step == RemoveFinalizer(), "the pin stays on what could not be put back"
     let_go = with_status(req)
-    end = plan_reset(world(let_go, claim(uid="workspace-3")))
+    end = plan_reset(world(let_go, claim(uid="workspace-3"), held))
     assert told(end) == ("Failed", "RestoreFailed", "It failed.")
     assert status_of(end)["volumes"][0]["newUID"] == "workspace-3"
 

@@ -28,7 +28,7 @@ RESET = [
 ]  # fmt: skip
 RESTART = [
     "b send", "a late", "b late", "arrival", "kubelet", "answer", "pods go", "crash", "operator crash", "user stops",
-    "user starts", "cancel", "later", "much later", "Infeasible", "Deferred", "willing", "quota", "all quota", "hub",
+    "user starts", "cancel", "later", "much later", "Infeasible", "Deferred", "willing", "quota", "minimum", "all refused", "hub",
 ]  # fmt: skip
 
 

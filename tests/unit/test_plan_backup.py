@@ -370,11 +370,11 @@ def test_nothing_is_deleted_while_the_server_stops() -> None:
 
 
 def test_a_server_that_does_not_stop_is_left_running() -> None:
-    late = {"now": NOW + timedelta(seconds=130), "answers": {"stop": Refusal(503, "the hub is away.")}}
+    late = {"now": NOW + timedelta(seconds=130)}
     running = (claim(), pod(claims=("workspace-ann",)))
     assert isinstance(plan_reset(world(stopping(), *running, **late)), RemoveFinalizer)
     step = plan_reset(world(let_go(stopping()), *running, **late))
-    assert reason_of(step) == Reason.STOP_FAILED
+    assert reason_of(step) == Reason.TIMED_OUT
     assert isinstance(step, WriteStatus)
     assert "ending" not in step.status
 

@@ -12,7 +12,7 @@ from steward_operator.core.model import Refusal, Request
 from steward_operator.core.plan_restart import plan_restart
 from steward_operator.core.steps import Done, ResizePod, StartServer, StopServer, Wait
 
-from tests.support.builders import NOW, claim, pod, restart, status_of, with_status, world, written
+from tests.support.builders import NOW, claim, pod, restart, status_of, told, with_status, world, written
 
 
 def begun(**of_pod: Any) -> Request:
@@ -177,14 +177,40 @@ def test_a_refused_direction_is_followed_by_the_other_and_then_by_recreate() -> 
     req = begun()
     first = plan_restart(world(req, pod()))
     assert isinstance(first, ResizePod)
-    answers = {first.key: Refusal(403, "exceeded quota")}
+    answers = {first.key: Refusal(403, "minimum cpu usage per Container is 50m")}
     up = plan_restart(world(req, pod(), answers=answers))
     assert status_of(up)["resources"]["requests"]["cpu"] == "51m"
     req = written(req, up)
     second = plan_restart(world(req, pod(), answers=answers))
     assert isinstance(second, ResizePod)
-    end = plan_restart(world(req, pod(), answers={**answers, second.key: Refusal(403, "exceeded quota")}))
+    end = plan_restart(world(req, pod(), answers={**answers, second.key: Refusal(403, "maximum is 50m")}))
     assert status_of(end)["mechanism"] == "Recreate"
+
+
+def test_where_a_quota_has_no_room_for_a_step_the_server_is_not_put_at_risk_for_a_new_pod() -> None:
+    """It is a step smaller than it was; others have taken what it gave up, and would keep a new pod out."""
+    smaller = pod(present={"requests": {"cpu": "49m", "memory": "256Mi"}})
+    req = written(restart(), plan_restart(world(restart(), smaller)))
+    back = plan_restart(world(req, smaller))
+    assert isinstance(back, ResizePod)
+    assert back.resources["requests"]["cpu"] == "50m"
+    answers: dict[str, Refusal | None] = {back.key: Refusal(403, "exceeded quota: team")}
+    on = plan_restart(world(req, smaller, answers=answers))
+    assert status_of(on)["resources"]["requests"]["cpu"] == "48m"
+    req = written(req, on)
+    down = plan_restart(world(req, smaller, answers=answers))
+    assert isinstance(down, ResizePod)
+    answers[down.key] = Refusal(403, "minimum cpu usage is 49m")
+    end = plan_restart(world(req, smaller, answers=answers))
+    assert told(end) == (
+        "Failed", "InPlaceNotPossible",
+        "This server cannot be restarted in place: minimum cpu usage is 49m. Others have used the quota up, "
+        "and a new start might be refused, so it was left alone.",
+    )  # fmt: skip
+    node = with_status(req, step="Reverting", resources={"requests": {"cpu": "51m"}})
+    undoing = ResizePod("jupyter-ann", "pod-1", "", {"requests": {"cpu": "51m"}})
+    kept = plan_restart(world(node, smaller, answers={undoing.key: Refusal(403, "exceeded quota: team")}))
+    assert told(kept)[:2] == ("Restarting", "Retrying")
 
 
 def test_an_infeasible_resize_is_taken_back_before_the_mechanism_is_left() -> None:

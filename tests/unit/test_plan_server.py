@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -11,7 +12,20 @@ from steward_operator.core.model import Container, Pod, Refusal, Request
 from steward_operator.core.plan_restart import plan_restart
 from steward_operator.core.steps import Done, ResizePod, StartServer, StopServer, Wait, WriteStatus
 
-from tests.support.builders import NOW, after, claim, pod, reset, restart, status_of, told, with_status, world, written
+from tests.support.builders import (
+    NOW,
+    TABLE,
+    after,
+    claim,
+    pod,
+    reset,
+    restart,
+    status_of,
+    told,
+    with_status,
+    world,
+    written,
+)
 
 Json = dict[str, Any]
 AT = "2026-11-21T12:00:00Z"
@@ -282,8 +296,17 @@ def test_a_killed_server_that_the_node_holds_back_keeps_its_device() -> None:
 
 def test_the_hub_is_asked_to_stop_what_is_dead_until_it_does() -> None:
     busy: dict[str, Refusal | None] = {"stop": Refusal(503, "The hub is busy.")}
-    assert isinstance(plan_restart(world(recreating(), pod(state="terminated"), answers=busy, now=after(9999))), Wait)
-    assert told(plan_restart(world(recreating(), pod(), answers=busy, now=after(60))))[0] == "Failed"
+    dead = pod(state="terminated")
+    said = plan_restart(world(recreating(), dead, answers=busy, now=after(9999)))
+    assert told(said) == ("Restarting", "Retrying", "The hub did not stop the server: The hub is busy.")
+    assert isinstance(plan_restart(world(written(recreating(), said), dead, answers=busy, now=after(9999))), Wait)
+    assert isinstance(plan_restart(world(written(recreating(), said), dead, now=after(9999))), StopServer)
+    forgotten = "The hub says that it has stopped the server, and its pod is still there."
+    assert plan_restart(world(recreating(), dead, answers={"stop": None}, now=after(119))) == Wait(
+        "the pod goes", after(121)
+    )
+    assert told(plan_restart(world(recreating(), dead, answers={"stop": None}, now=after(120))))[2] == forgotten
+    assert told(plan_restart(world(written(recreating(), said), pod(), now=after(120))))[0] == "Failed"
 
 
 def test_a_start_waits_for_a_volume_that_another_request_holds() -> None:
@@ -294,8 +317,44 @@ def test_a_start_waits_for_a_volume_that_another_request_holds() -> None:
     assert status_of(step)["stepTime"] == "2026-11-21T12:01:00Z"
     assert told(step)[2] == "The server starts when the request other is done with its volumes."
     assert plan_restart(world(written(req, step), claim(), now=after(200))) == StartServer("ann", "")
-    elsewhere = with_status(reset(name="other", server="gpu"), phase="BackingUp", lockedClaims=["home-ann--gpu"])
+    elsewhere = with_status(reset(name="other", server="gpu"), phase="BackingUp", lockedClaims=["home-ann--gpu"],
+                            volumes=[{"volume": "home"}, {"volume": "of before"}])  # fmt: skip
     assert plan_restart(world(req, claim(), others=(elsewhere,))) == StartServer("ann", "")
+    shared = with_status(elsewhere, lockedClaims=["shared-ann"], volumes=[{"volume": "everywhere"}])
+    table = {**TABLE, "everywhere": replace(TABLE["home"], kind="everywhere", name_template="shared-{username}")}
+    assert isinstance(plan_restart(world(req, claim(), others=(shared,), table=table)), Wait)
+
+
+def test_a_start_that_the_spawner_took_back_because_of_a_lock_is_asked_for_again() -> None:
+    """The hub answers before its spawner looks."""
+    other = with_status(reset(name="other"), phase="BackingUp", lockedClaims=["home-ann"])
+    step = plan_restart(world(recreating("Awaiting"), claim(), others=(other,), now=after(59)))
+    assert status_of(step)["step"] == "Starting"
+    assert status_of(step)["stepTime"] == "2026-11-21T12:00:59Z"
+    assert told(step)[2] == "The server starts when the request other is done with its volumes."
+    assert plan_restart(world(written(recreating(), step), claim(), now=after(600))) == StartServer("ann", "")
+
+
+@pytest.mark.parametrize("strategy", ["Auto", "InPlace", "Recreate"])
+def test_a_server_whose_pod_is_over_after_our_resize_is_started_whatever_was_asked(strategy: str) -> None:
+    """With exit code 0 and OnFailure the node takes a pod of one container for done."""
+    req = bouncing(strategy=strategy) if strategy != "Recreate" else bouncing()
+    over = pod(present=req.status.get("resources"), state="terminated", phase="Succeeded")
+    status = status_of(plan_restart(world(req, over)))
+    assert (status["phase"], status["mechanism"]) == ("Restarting", "Recreate")
+
+
+def test_a_pod_that_was_over_before_our_resize_is_not_started_by_a_restart_in_place() -> None:
+    req = bouncing(strategy="InPlace")
+    assert told(plan_restart(world(req, pod(state="terminated", phase="Succeeded"))))[:2] == (
+        "Failed",
+        "ServerNotRunning",
+    )
+    back = with_status(req, step="Reverting", resources={"requests": {"cpu": "50m", "memory": "256Mi"}})
+    assert told(plan_restart(world(back, pod(state="terminated", phase="Succeeded"))))[:2] == (
+        "Failed",
+        "ServerNotRunning",
+    )
 
 
 def test_a_strategy_and_a_phase_of_a_newer_operator() -> None:
@@ -384,12 +443,17 @@ def test_a_container_that_ended_by_itself_is_not_resized() -> None:
 
 def test_a_hub_that_does_not_stop_the_server_is_told_of() -> None:
     answers: dict[str, Refusal | None] = {"stop": Refusal(503, "The hub is busy.")}
-    asked = world(recreating(), pod(), answers=answers, now=after(59))
-    assert plan_restart(asked) == Wait("the pod goes", after(61))
-    said = told(plan_restart(world(recreating(), pod(), answers=answers, now=after(60))))
-    sentence = "The hub did not stop the server: The hub is busy. It is still running."
-    assert said == ("Failed", "StartFailed", sentence)
-    assert plan_restart(world(recreating(), pod())) == StopServer("ann", "", "pod-1")
+    step = plan_restart(world(recreating(), pod(), answers=answers, now=after(59)))
+    sentence = "The hub did not stop the server: The hub is busy."
+    assert told(step) == ("Restarting", "Retrying", sentence)
+    req = written(recreating(), step)
+    assert plan_restart(world(req, pod(), answers=answers, now=after(59))) == Wait("the pod goes", after(61))
+    assert plan_restart(world(req, pod(), now=after(59))) == StopServer("ann", "", "pod-1")
+    assert plan_restart(world(req, pod(), now=after(60))) == Wait("the pod goes", after(62)), "not asked any more"
+    assert plan_restart(world(req, pod(), now=after(119))) == Wait("the pod goes", after(121)), "it may still do it"
+    assert told(plan_restart(world(req, pod(), now=after(120)))) == (
+        "Failed", "StartFailed", f"{sentence} It is still running.",
+    )  # fmt: skip
 
 
 def test_a_pod_that_does_not_go_is_told_of() -> None:

@@ -47,3 +47,17 @@ def test_additions_during_the_work_are_one_more_look() -> None:
 
     asyncio.run(scenario())
     assert seen == ["a", "a"]
+
+
+def test_what_waits_for_days_and_is_looked_at_every_minute_takes_no_more_room() -> None:
+    async def scenario() -> None:
+        async def work(key: str) -> float | None:
+            return None
+
+        queue = KeyedQueue(work)
+        for _ in range(10_000):
+            queue.add_after("scheduled", 86_400)
+            queue.add_after("soon", 3600)
+        assert queue.timers() < 200
+
+    asyncio.run(scenario())

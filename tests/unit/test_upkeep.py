@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
@@ -66,10 +67,12 @@ def test_beyond_their_number_the_oldest_finished_requests_go() -> None:
     assert [request.name for request in old_requests(requests, 2, NOW)] == ["r40", "r30"]
 
 
-def backup(days: float, user: str = "ann", kind: str = "workspace", *, ready: bool = True, **more: str) -> Claim:
+def backup(
+    days: float, user: str = "ann", kind: str = "workspace", *, ready: bool = True, files: int = 1, **more: str
+) -> Claim:
     found = claim(kind, user, uid=f"{user}-{days}", name=f"backup-{user}-{days}", created=NOW - timedelta(days=days))
     labels = {names.COMPONENT: names.BACKUP_COMPONENT, names.VOLUME: kind, names.REQUEST: "gone"}
-    content = {names.BACKUP: '{"files": 1, "bytes": 2, "checksum": "x"}'} if ready else {}
+    content = {names.BACKUP: json.dumps({"files": files, "bytes": 2, "checksum": "x"})} if ready else {}
     meta = {**found.meta, "labels": labels, "annotations": {names.USERNAME: user, **content, **more}}
     return Claim({**found.manifest, "metadata": meta})
 
@@ -84,6 +87,19 @@ def test_backups_go_by_number_and_by_age_and_never_a_volumes_last_two() -> None:
     old = old_backups([*ann, *bob, claim()], [], Copying(keep_last=3, keep_days=30), NOW)
     assert names_of(old) == ["backup-ann-4", "backup-bob-600"]
     assert old_backups(bob[:2], [], Copying(keep_last=0, keep_days=0), NOW) == []
+
+
+def test_backups_of_an_empty_volume_take_the_place_of_none_that_has_a_file() -> None:
+    empty = [backup(days, files=0) for days in (1, 2, 3, 4)]
+    old = old_backups([*empty, backup(5), backup(6)], [], Copying(keep_last=3, keep_days=30), NOW)
+    assert names_of(old) == ["backup-ann-4"]
+
+
+def test_a_backup_that_could_not_be_put_back_is_not_pushed_out_by_further_attempts() -> None:
+    wanted = backup(9, **{names.PINNED_BY: "uid-of-one-that-has-ended"})
+    attempts = [backup(days) for days in (1, 2, 3)]
+    assert old_backups([*attempts, wanted], [], Copying(keep_last=3, keep_days=9), NOW) == []
+    assert names_of(old_backups([*attempts, wanted], [], Copying(keep_last=3, keep_days=8), NOW)) == ["backup-ann-9"]
 
 
 def test_a_backup_that_a_request_wants_stays_and_an_unfinished_one_of_a_request_at_work_too() -> None:

@@ -21,6 +21,7 @@ def registry(
     watches: Watches,
     add: Callable[[Key], None],
     forget_pod: Callable[[str], None],
+    forget_request: Callable[[Key], None],
     wake: Callable[[str], None],
 ) -> kopf.OperatorRegistry:
     """``add`` puts a request into the queue, ``wake`` all unfinished ones of a user; ``forget_pod`` gets a UID."""
@@ -45,7 +46,7 @@ def registry(
             if event["type"] == "DELETED":
                 # Also what has come to its end: the stream holds only what has not.
                 watches.forget(names.PLURALS[kind], body["metadata"]["uid"])
-                requests.drop(kind, body["metadata"]["name"])
+                forget_request((kind, body["metadata"]["name"]))
                 wake(body.get("spec", {}).get("user", ""))
                 return
             watches.deliver(names.PLURALS[kind], body)

@@ -50,23 +50,30 @@ def holds_extended_resources(pod: Pod) -> bool:
 
 
 def candidates(pod: Pod) -> list[Resources]:
-    """What the notebook container may be resized to, best first. Away from the original, else back to it."""
+    """What the notebook container may be resized to, best first: away from the original, or back to it.
+
+    A quota may be used up by the time of the way back. One more step away is the second choice then, and the last one:
+    what lies further from the original is somebody else's size.
+    """
     container, original = pod.notebook, pod.original_resources
     if container is None or original is None:
         return []
     present = _sized(container.resources)
     # The API server adds defaults to what the spawner asked for; only what was asked for is compared and changed.
     base = _sized(original)
-    if not is_applied(container, base):
-        if _is_one_step_away(present, base):
-            return [base]
-        # Something else has resized the server meanwhile (an autoscaler): its values are the ones to step from.
-        base = {part: {k: v for k, v in present.get(part, {}).items() if k in base.get(part, {})} for part in base}
-    return [step for step in _steps(_filled(base), guaranteed=_is_guaranteed(pod)) if _differs(step, present)]
+    guaranteed = _is_guaranteed(pod)
+    if is_applied(container, base):
+        return _steps(_filled(base), guaranteed=guaranteed)
+    kept = {part: {k: v for k, v in present.get(part, {}).items() if k in base.get(part, {})} for part in base}
+    further = _steps(_filled(kept), guaranteed=guaranteed)
+    if _is_near(present, base):
+        return [base, *(step for step in further if _is_near(step, base) and _differs(step, _filled(base)))]
+    # Something else has resized the server meanwhile (an autoscaler): its values are the ones to step from.
+    return further
 
 
-def _is_one_step_away(present: Mapping[str, Any], base: Mapping[str, Any]) -> bool:
-    """Whether only a restart of ours lies between the two. The same bound stands in the chart's policy."""
+def _is_near(present: Mapping[str, Any], base: Mapping[str, Any]) -> bool:
+    """Whether only restarts of ours lie between the two. The same bound stands in the chart's policy."""
     before, after = _amounts(present), _amounts(base)
     bound = {"cpu": 2 * CPU_STEP * 1000, "memory": 2 * MEMORY_STEP * 1000}
     return all(key in before and abs(before[key] - amount) <= bound[key[1]] for key, amount in after.items())

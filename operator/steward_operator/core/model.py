@@ -411,6 +411,11 @@ class Refusal:
     def is_namespace_terminating(self) -> bool:
         return self.status == 403 and "because it is being terminated" in self.message
 
+    @property
+    def is_quota(self) -> bool:
+        """What is asked for is right, and there is no room for it now."""
+        return self.status == 403 and "exceeded quota" in self.message
+
 
 @dataclass(frozen=True)
 class World:

@@ -7,6 +7,8 @@ goes, then the end is written. `reset_begin` has what comes before the lock, `re
 
 from __future__ import annotations
 
+from typing import Any
+
 from steward_api import names
 from steward_api.phases import BackupState, Phase, Reason
 
@@ -200,6 +202,9 @@ def _delete(world: World) -> Plan:
             refused = Reason.NOT_ALLOWED, f"The cluster does not let it be deleted: {answer.message}"
         elif refused is None and claim.kept_by == request.uid:
             refused = Reason.STALE, "The request had already given this volume up; it was not erased."
+        if refused is None and (renewed := _edited(world, record, claim)):
+            record["template"] = renewed
+            return write_status(world, Phase.DELETING, Reason.IN_PROGRESS, volumes=records)
         if refused is None:
             # The finalizer may have come off on the way to an end that is none any more.
             return step if request.has_finalizer else AddFinalizer()
@@ -219,6 +224,16 @@ def _delete(world: World) -> Plan:
             wait = Wait("the claim goes", world.now + LOOK_AGAIN)
             return step_or_wait(world, step_status, wait) if is_slow(world) else wait
     return write_status(world, Phase.RECREATING, Reason.IN_PROGRESS, volumes=records)
+
+
+def _edited(world: World, record: Record, claim: Claim) -> dict[str, Any] | None:
+    """The template anew, where the claim was made larger or labelled since it went on record; the delete names the
+    version that was compared."""
+    volume = world.table.get(record["volume"])
+    if volume is None:
+        return None
+    template = claims.template(claim, world.request, volume, backups.contents(world))
+    return template if template != record["template"] else None
 
 
 # -- Recreating: for as long as it takes, the user must end up with a claim ----------------------------------------

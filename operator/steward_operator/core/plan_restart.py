@@ -177,9 +177,10 @@ def _not_in_place(world: World, pod: Pod, container: Container, reason: Reason, 
     if not _keeps_its_pod(world, pod):
         return _start_recreate(world, pod, container)
     if world.request.spec.get("strategy", Strategy.AUTO) == Strategy.AUTO:
-        told = (told or "The server has been restarted too often in the last minutes.") + (
-            " It holds a device that might be gone after a new start, so it was left alone."
-        )
+        risk = "It holds a device that might be gone after a new start"
+        if not bounce.holds_extended_resources(pod):
+            risk = "Others have used the quota up, and a new start might be refused"
+        told = f"{told or 'The server has been restarted too often in the last minutes.'} {risk}, so it was left alone."
     return fail(world, reason, told)
 
 
@@ -293,9 +294,14 @@ def _killed(world: World, pod: Pod, container: Container) -> Plan:
 
 
 def _keeps_its_pod(world: World, pod: Pod) -> bool:
-    """Whether a new pod is not an answer: it was not asked for, or would give a device away."""
+    """Whether a new pod is not an answer: it was not asked for, would give a device away, or might not be let in again.
+
+    The server gave a part of its size up at its last restart; where a quota has no room for that part, it has none for
+    a new pod of the whole size either.
+    """
     is_auto = world.request.spec.get("strategy", Strategy.AUTO) == Strategy.AUTO
-    return not is_auto or bounce.holds_extended_resources(pod)
+    has_no_room = any(refused and refused.is_quota for refused in world.answers.values())
+    return not is_auto or has_no_room or bounce.holds_extended_resources(pod)
 
 
 def _is_reverting(world: World) -> bool:
@@ -336,8 +342,11 @@ def _lost_pod(world: World, pod: Pod | None) -> Plan:
     if pod is not None and pod.is_deleting:
         if world.now < began(world) + timedelta(seconds=world.settings.stop_timeout):
             return Wait("the pod goes", world.now + LOOK_AGAIN)
-    elif pod is not None and pod.notebook is not None and world.request.spec.get("strategy") != Strategy.IN_PLACE:
-        return _start_recreate(world, pod, pod.notebook)
+    elif pod is not None and pod.notebook is not None:
+        # With exit code 0 the node takes the pod for done. Where our resize ended it, it is started whatever was asked.
+        is_ours = not _is_reverting(world) and bounce.is_applied(pod.notebook, world.request.status["resources"])
+        if is_ours or world.request.spec.get("strategy") != Strategy.IN_PLACE:
+            return _start_recreate(world, pod, pod.notebook)
     if present and present.uid != world.request.status["podUID"]:
         container = present.notebook
         if container and answers(world, present, container):

@@ -34,10 +34,10 @@ def begin(world: World) -> Plan:
         if holder := _holder(world, claim.name):
             step = write_status(world, Phase.PENDING, Reason.WAITING_FOR_OTHER, f"Waiting for the request {holder}.")
             return step_or_wait(world, step, Wait("another request", min(deadline(world), world.now + LOOK_AGAIN)))
-    if restart := _recreating(world):
-        told = f"Waiting until the restart {restart} has started the server again."
+    if starter := _starting(world):
+        told = f"Waiting until the request {starter} has started the server again."
         step = write_status(world, Phase.PENDING, Reason.WAITING_FOR_OTHER, told)
-        return step_or_wait(world, step, Wait("a restart", min(deadline(world), world.now + LOOK_AGAIN)))
+        return step_or_wait(world, step, Wait("a start", min(deadline(world), world.now + LOOK_AGAIN)))
     if used := in_use(world, [claim.name for claim in found], ignore_own=may_stop(world)):
         return fail(world, *used)
     for claim in found:
@@ -143,9 +143,10 @@ def _holder(world: World, claim_name: str) -> str:
     return ""
 
 
-def _recreating(world: World) -> str:
-    """A restart that has stopped one of the user's servers, or is about to: without a pod it uses its volumes still."""
+def _starting(world: World) -> str:
+    """Who starts one of the user's servers, that it has stopped: without a pod the server uses its volumes still."""
     for other in world.others:
-        if other.phase is Phase.RESTARTING and other.status.get("mechanism") == "Recreate":
+        is_recreating = other.phase is Phase.RESTARTING and other.status.get("mechanism") == "Recreate"
+        if is_recreating or (other.status.get("ending") and not other.is_finished):
             return other.name
     return ""

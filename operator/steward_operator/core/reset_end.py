@@ -21,9 +21,11 @@ from .steps import Done, Plan, RemoveFinalizer, Wait
 
 def end(world: World, records: list[Record]) -> Plan:
     """Every end after the first delete was due. No claim is missing any more."""
-    if step := backups.tidy(world) or backups.unpin(world):
-        return step
     failed = [record for record in records if record["outcome"] == "Failed"]
+    # What could not be put back is wanted still: with its pin it outlives the backups that further attempts make.
+    is_wanted = any(record.get("reason") == Reason.RESTORE_FAILED for record in failed)
+    if step := backups.tidy(world) or (None if is_wanted else backups.unpin(world)):
+        return step
     for record in records:
         record.pop("template", None)
     wants_start = world.request.spec.get("serverPolicy") == ServerPolicy.STOP_AND_START
@@ -78,7 +80,7 @@ def _stop_may_come(world: World) -> datetime | None:
     """Until when a stop that the hub was asked for may still mark the pod; None when that is over."""
     if world.request.status.get("step") != "Stopping":
         return None
-    until = server.step_began(world) + timedelta(seconds=world.settings.start_failure_timeout)
+    until = server.step_began(world) + timedelta(seconds=world.settings.stop_timeout)
     return until if world.now < until else None
 
 

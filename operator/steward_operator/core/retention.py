@@ -23,17 +23,21 @@ def old_backups(
     holders: Iterable[Holder], requests: Iterable[Request], copying: Copying, now: datetime
 ) -> list[Holder]:  # fmt: skip
     """Claims and snapshots: backups beyond their number or age, never a volume's last two, and those that were never
-    finished and whose request is over."""
+    finished and whose request is over.
+
+    Backups without a file in them are counted apart: they take the place of none that has one. A backup that an undo
+    could not put back still bears its pin, and stays whatever has been backed up since, until it is old.
+    """
     active = [request for request in requests if not request.is_finished]
     at_work = {request.uid for request in active}
     wanted = {request.backup_to_restore for request in active}
-    volumes: dict[tuple[str, str, str], list[Holder]] = defaultdict(list)
+    volumes: dict[tuple[str, str, str, bool], list[Holder]] = defaultdict(list)
     found: list[Holder] = []
     for held in holders:
         if not held.is_backup or held.is_deleting:
             continue
         if held.backup is not None:
-            volumes[(held.user, held.server, held.kind)].append(held)
+            volumes[(held.user, held.server, held.kind, held.backup.get("files") == 0)].append(held)
         elif held.labels.get(names.REQUEST) not in at_work and now - held.created > UNFINISHED_FOR:
             found.append(held)
     for backups in volumes.values():
@@ -41,7 +45,8 @@ def old_backups(
         for place, held in enumerate(newest_first):
             is_old = now - held.created > timedelta(days=copying.keep_days)
             spare = place >= ALWAYS_KEPT and (is_old or place >= copying.keep_last)
-            if spare and held.name not in wanted and held.pinned_by not in at_work:
+            is_pinned = held.pinned_by in at_work or (held.pinned_by and not is_old)
+            if spare and held.name not in wanted and not is_pinned:
                 found.append(held)
     return found
 

@@ -13,7 +13,7 @@ from steward_api.phases import Reason
 
 from .clock import format_time, parse_time
 from .model import Container, Pod, World
-from .status import write_status
+from .status import step_or_wait, write_status
 from .steps import StartServer, StopServer, Wait, WriteStatus
 
 LOOK_AGAIN = timedelta(seconds=2)
@@ -102,7 +102,11 @@ def crash(container: Container) -> tuple[str, str]:
 
 
 def stop(world: World, pod_uid: str) -> StopServer | WriteStatus | Wait | Stopped | NotStopped:
-    """The hub stops the server; its pod has to be gone before anything else happens."""
+    """The hub stops the server; its pod has to be gone before anything else happens.
+
+    The hub may hold a stop for a while and carry it out after all. So it is asked for the first half of the time only,
+    and a server that lives is given up when the whole of it is over: by then no stop can be on its way any more.
+    """
     old = next((pod for pod in world.pods if pod.uid == pod_uid), None)
     if old is None:
         return Stopped()
@@ -110,16 +114,32 @@ def stop(world: World, pod_uid: str) -> StopServer | WriteStatus | Wait | Stoppe
         return _await_going(world)
     waited = (world.now - step_began(world)).total_seconds()
     step = StopServer(world.request.user, world.request.server, pod_uid)
-    if step.key not in world.answers:
-        return step
     # One whose container has ended for good is no server to go back to: the hub is asked until it has taken it.
     is_alive = old.notebook is None or old.notebook.state == "running"
-    if is_alive and (refused := world.answers[step.key]) and waited >= world.settings.start_failure_timeout:
-        told = f"The hub did not stop the server: {refused.message} It is still running."
-        return NotStopped(Reason.START_FAILED, told)
     if is_alive and waited >= world.settings.stop_timeout:
+        if told := _refused_so_far(world):
+            return NotStopped(Reason.START_FAILED, f"{told} It is still running.")
         return NotStopped(Reason.TIMED_OUT, "The server did not stop in time. Its pod is still there.")
-    return Wait("the pod goes", world.now + LOOK_AGAIN)
+    if step.key not in world.answers and (not is_alive or waited < world.settings.stop_timeout / 2):
+        return step
+    wait = Wait("the pod goes", world.now + LOOK_AGAIN)
+    told = ""
+    if refused := world.answers.get(step.key):
+        told = f"{_NOT_STOPPED} {refused.message}"
+    elif waited >= world.settings.stop_timeout:
+        told = "The hub says that it has stopped the server, and its pod is still there."
+    if not told:
+        return wait
+    return step_or_wait(world, write_status(world, world.request.phase, Reason.RETRYING, told, stalled=True), wait)
+
+
+_NOT_STOPPED = "The hub did not stop the server:"
+
+
+def _refused_so_far(world: World) -> str:
+    """What the hub has last answered to the question whether it stops the server, if that was no."""
+    told = str(world.request.status.get("message", ""))
+    return told if told.startswith(_NOT_STOPPED) else ""
 
 
 def _await_going(world: World) -> Wait | WriteStatus:
@@ -129,7 +149,7 @@ def _await_going(world: World) -> Wait | WriteStatus:
         return wait
     told = "The server's pod is being deleted and is not gone yet; its node may be away."
     status = write_status(world, world.request.phase, Reason.IN_PROGRESS, told, stalled=True)
-    return wait if dict(world.request.status) == dict(status.status) else status
+    return step_or_wait(world, status, wait)
 
 
 def start(world: World, old_uid: str) -> StartServer | WriteStatus | Wait | Started | NotStarted:
@@ -144,11 +164,15 @@ def start(world: World, old_uid: str) -> StartServer | WriteStatus | Wait | Star
             return NotStarted(Reason.LAB_CRASHED, told, container)
         return await_answer(world)
     waited = (world.now - step_began(world)).total_seconds()
+    hindrance = _hinders_start(world, present)
     if world.request.status.get("step") == "Awaiting":
+        if hindrance:
+            # The hub took the start, and its spawner then found the lock and took the pod back.
+            return next_step(world, "Starting", hindrance, stalled=True)
         if waited >= world.settings.start_failure_timeout:
             return NotStarted(Reason.START_FAILED)
         return Wait("the pod comes", world.now + LOOK_AGAIN)
-    if hindrance := _hinders_start(world, present):
+    if hindrance:
         # The time that a start may take begins when nothing is in its way any more.
         if waited < world.settings.start_failure_timeout:
             return Wait(hindrance, world.now + LOOK_AGAIN)
@@ -170,7 +194,11 @@ def _hinders_start(world: World, present: Pod | None) -> str:
     if present is not None and present.is_deleting:
         return "The server's pod is being deleted and is not gone yet."
     for other in world.others:
-        is_same = other.server == world.request.server
-        if is_same and not other.is_finished and other.status.get("lockedClaims"):
+        is_shared = any(
+            row["volume"] in world.table and not world.table[row["volume"]].is_per_server
+            for row in other.status.get("volumes") or ()
+        )
+        is_ours = is_shared or other.server == world.request.server
+        if is_ours and not other.is_finished and other.status.get("lockedClaims"):
             return f"The server starts when the request {other.name} is done with its volumes."
     return ""

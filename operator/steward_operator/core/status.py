@@ -10,7 +10,7 @@ from steward_api.phases import ENDS, SENTENCES, ConditionType, Phase, Reason
 
 from .clock import format_time
 from .model import World
-from .steps import Plan, Wait, WriteStatus
+from .steps import Wait, WriteStatus
 
 #: Bound of ``status.message`` and of a condition's message in the CRDs.
 LONGEST_MESSAGE = 4096
@@ -85,6 +85,6 @@ def fail(world: World, reason: Reason, message: str = "", **fields: Any) -> Writ
     return finish(world, Phase.FAILED, reason, message, **fields)
 
 
-def step_or_wait(world: World, step: WriteStatus, wait: Wait) -> Plan:
+def step_or_wait(world: World, step: WriteStatus, wait: Wait) -> WriteStatus | Wait:
     """Say once in the status why the request waits, then wait."""
     return wait if dict(world.request.status) == dict(step.status) else step

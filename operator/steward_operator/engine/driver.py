@@ -40,21 +40,18 @@ from steward_operator.core.steps import (
 )
 from steward_operator.hubapi.client import HubApi, HubError
 from steward_operator.kube.api import Json, KubeApi, KubeError
-from steward_operator.obs import events, metrics
-from steward_operator.obs.log import audit, log
+from steward_operator.obs import metrics
+from steward_operator.obs.log import log
 
 from .look import Look, Reader
 from .prober import Prober
 from .store import Key, Requests, Servers
+from .teller import Teller
 
 PLANS = {names.VOLUME_RESET: plan_reset, names.SERVER_RESTART: plan_restart}
 #: More steps than any request needs in one go; beyond it something writes against us.
 MOST_STEPS = 100
 MOST_REMEMBERED = 10_000
-#: Events that wait to be sent; beyond it the newest are dropped, because they are news and not record.
-MOST_EVENTS = 2000
-#: Seconds between two Events, so that a crowd of requests is not held up by the news of it.
-EVENT_EVERY = 0.05
 #: Seconds until a resized pod is looked at without an event.
 AFTER_RESIZE = 2.0
 REFUSABLE = (
@@ -79,25 +76,26 @@ class Driver:
         servers: Servers,
         table: Mapping[str, Volume],
         settings: Settings,
-        namespace: str,
         prober: Prober,
+        teller: Teller,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
         self._kube = kube
         self._hub = hub
         self._requests = requests
         self._reader = Reader(kube, requests, servers, table, settings, prober, now)
-        self._namespace = namespace
+        self._teller = teller
         self._now = now
         self._acted_for: dict[str, None] = {}
-        self._events: asyncio.Queue[Json] = asyncio.Queue(MOST_EVENTS)
         # Requests for one user's objects are carried out one at a time.
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def process(self, key: Key) -> float | None:
         """Bring one request as far as it goes now; seconds until the next look, or None to wait for an event."""
         known = self._requests.get(*key)
-        if known is None or (known.is_finished and not known.has_finalizer):
+        if known is None:
+            return None
+        if known.is_finished and not known.has_finalizer and not self._teller.waits_for(known.uid):
             return None
         async with self._locks[known.user]:
             return await self._advance(key)
@@ -114,11 +112,18 @@ class Driver:
             except KubeError as error:
                 if error.is_gone:
                     self._requests.drop(*key)
+                    if known:
+                        self._teller.is_gone(known)
                     return None
                 raise
+            self._teller.sees(world.request)
             plan = PLANS[world.request.kind](world)
             match plan:
                 case Done():
+                    latest = self._requests.get(*key)
+                    if world.request.is_finished and latest and not latest.is_finished:
+                        # The watch on the unfinished has nothing more to say of it.
+                        self._requests.drop(*key)
                     return None
                 case Wait():
                     return (plan.until - self._now()).total_seconds() if plan.until else None
@@ -159,8 +164,7 @@ class Driver:
                     kept = [f for f in _finalizers(request) if f != names.FINALIZER]
                     written = await self._set_finalizers(request, kept)
                     if request.is_deleting:
-                        # It goes without an end of its own, and has done what it has done.
-                        audit(dict(request.manifest), deleted=True)
+                        self._teller.is_gone(request)
                     return written
                 case TryCreateClaim():
                     answers[step.key] = await self._try_create(step)
@@ -202,10 +206,11 @@ class Driver:
         try:
             await self._kube.create_claim(step.template, dry_run=True)
         except KubeError as error:
-            if error.is_already_there or (error.status == 403 and "exceeded quota" in error.message):
+            refused = Refusal(error.status, error.message)
+            if error.is_already_there or refused.is_quota:
                 return None
             if error.is_refusal:
-                return Refusal(error.status, error.message)
+                return refused
             raise
         return None
 
@@ -251,37 +256,14 @@ class Driver:
 
     async def _write_status(self, request: Request, status: Mapping[str, Any]) -> Json:
         patch = difference(request.status, status)
+        self._teller.sends(request, status)
         written = await self._kube.patch_request_status(
             request.kind, request.name, str(request.meta["resourceVersion"]), patch
         )
         manifest: Json = {"kind": request.kind, **written}
         self._requests.put(manifest)
-        if status["phase"] != request.status.get("phase"):
-            log(logging.INFO, "phase", request=request.name, uid=request.uid, phase=status["phase"],
-                reason=status["reason"])  # fmt: skip
-            self._tell(manifest)
-        if Request(manifest).is_finished:
-            audit(manifest)
-            metrics.finished.labels(request.kind, status["phase"], status["reason"]).inc()
+        self._teller.sees(Request(manifest))
         return manifest
-
-    def _tell(self, manifest: Json) -> None:
-        try:
-            self._events.put_nowait(events.phase_event(manifest, self._namespace, self._now()))
-        except asyncio.QueueFull:
-            meta = manifest["metadata"]
-            log(logging.WARNING, "event dropped", request=meta["name"], uid=meta["uid"])
-
-    async def send_events(self) -> None:
-        """Runs for as long as the operator does. An Event is news: nothing waits for it, the status already says it."""
-        while True:
-            event = await self._events.get()
-            await asyncio.sleep(EVENT_EVERY)
-            try:
-                await self._kube.create_event(event)
-            except KubeError as error:
-                log(logging.WARNING, "event not written", event=event["metadata"]["name"],
-                    uid=event["regarding"]["uid"], problem=str(error))  # fmt: skip
 
     async def _set_finalizers(self, request: Request, finalizers: list[str]) -> Json:
         written = await self._kube.set_finalizers(

@@ -18,6 +18,8 @@ K = TypeVar("K", bound=Hashable)
 
 FIRST_BACK_OFF = 0.1
 LONGEST_BACK_OFF = 30.0
+#: Overtaken timers that are not worth the tidying.
+FEW = 64
 
 
 class KeyedQueue(Generic[K]):
@@ -61,7 +63,15 @@ class KeyedQueue(Generic[K]):
         moment = asyncio.get_running_loop().time() + max(seconds, 0.0)
         self._next_look[key] = moment
         heapq.heappush(self._timers, (moment, next(self._order), key))
+        if len(self._timers) > 2 * len(self._next_look) + FEW:
+            # Overtaken entries for a far moment would stay until then: what waits for days is looked at every minute.
+            self._timers = [entry for entry in self._timers if self._next_look.get(entry[2]) == entry[0]]
+            heapq.heapify(self._timers)
         self._timer_changed.set()
+
+    def timers(self) -> int:
+        """Entries that wait for their moment, overtaken ones among them."""
+        return len(self._timers)
 
     def depth(self) -> int:
         """Keys that are due and not yet in work."""

@@ -34,6 +34,7 @@ async def resync(
     servers: Servers,
     add: Callable[[Key], None],
     forget_pod: Callable[[str], None],
+    forget_request: Callable[[Key], None],
     watches: Watches | None = None,
 ) -> None:
     """Once: what a watch may have missed. Unfinished requests are looked at again.
@@ -61,8 +62,8 @@ async def resync(
             if known is None or int(known.resource_version) < int(manifest["metadata"]["resourceVersion"]):
                 requests.put(manifest)
     there = {(kind, manifest["metadata"]["name"]) for kind, manifests in listed.items() for manifest in manifests}
-    for kind, name in before - there:
-        requests.drop(kind, name)
+    for key in before - there:
+        forget_request(key)
     for uid in known_pods - {pod["metadata"]["uid"] for pod in pods}:
         forget_pod(uid)
     for request in requests.all():
@@ -135,12 +136,13 @@ async def run(
     settings: Settings,
     add: Callable[[Key], None],
     forget_pod: Callable[[str], None],
+    forget_request: Callable[[Key], None],
     is_leading: Callable[[], bool],
 ) -> None:
     for turn in itertools.count(1):
         await asyncio.sleep(settings.resync_every)
         try:
-            await resync(kube, requests, servers, add, forget_pod, watches)
+            await resync(kube, requests, servers, add, forget_pod, forget_request, watches)
             if is_leading() and turn % SWEEP_EVERY == 1:
                 await delete_old_requests(kube, settings, utc_now())
                 await delete_old_backups(kube, settings, utc_now())
