@@ -32,6 +32,8 @@ UNIT = ROOT / "tests" / "unit"
 FILES = sorted(UNIT.glob("test_*.py"))
 #: Where the tests of the core are, without those that play thousands of cases.
 CORE = sorted(file for pattern in ("test_plan_*.py", "test_core*.py", "test_upkeep.py") for file in UNIT.glob(pattern))
+#: Seconds for the tests of one guard; the whole core takes some ten.
+LONGEST = 300
 #: Exit status of pytest when it ran and tests failed; every other one means that nothing was proved.
 FAILED = 1
 
@@ -70,7 +72,10 @@ def failing(package: Path, *chosen: str) -> set[str]:
     if chosen:
         command += ["-k", " or ".join(chosen)]
     environment = {**os.environ, "PYTHONPATH": str(package.parent), "COLUMNS": "200"}
-    run = subprocess.run(command, cwd=ROOT, env=environment, text=True, capture_output=True)
+    try:
+        run = subprocess.run(command, cwd=ROOT, env=environment, text=True, capture_output=True, timeout=LONGEST)
+    except subprocess.TimeoutExpired as late:
+        raise RuntimeError(f"the tests {', '.join(chosen)} did not end; another cut would let them fail") from late
     if run.returncode not in (0, FAILED):
         raise RuntimeError(f"pytest ended with {run.returncode}:\n{run.stdout[-2000:]}{run.stderr[-2000:]}")
     return set(re.findall(r"^FAILED \S+::(test_\w+)", run.stdout, re.MULTILINE))

@@ -86,7 +86,7 @@ def _common_spec() -> dict[str, Schema]:
         "cancel": {
             "type": "boolean",
             "default": False,
-            "description": "Set to true to call the request off; honoured until something has been changed.",
+            "description": "Set to true to call the request off: a reset until it deletes, a restart until it begins.",
         },
         "requestedBy": record(
             "Who asked. The API server checks that it is the sender; only the hub may speak for its users.",

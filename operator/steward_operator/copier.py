@@ -33,7 +33,8 @@ LOST_AND_FOUND, MARK, SEAL = "lost+found", ".hub-steward-copying", ".hub-steward
 LEFT_OUT = frozenset({LOST_AND_FOUND, MARK, SEAL, SEAL + ".new"})
 BLOCK = 1 << 20
 MOST_PATHS = 10
-LONGEST_PATH = 300
+#: Ten of them fit into the message of one volume (1024 characters). What tells files apart is at their end.
+LONGEST_PATH = 90
 LONGEST_REPORT = 3500
 
 
@@ -316,8 +317,12 @@ def _report_on(target: Path, expected: str) -> tuple[int, dict[str, Any]]:
     return OCCUPIED, {"error": "the volume is not empty, so nothing was put into it"}
 
 
+def _short(path: str) -> str:
+    return path if len(path) <= LONGEST_PATH else f"…{path[1 - LONGEST_PATH :]}"
+
+
 def _unreadable(paths: list[str]) -> dict[str, Any]:
-    shown = [path.encode(errors="replace").decode()[:LONGEST_PATH] for path in paths[:MOST_PATHS]]
+    shown = [_short(path.encode(errors="replace").decode()) for path in paths[:MOST_PATHS]]
     # The kubelet takes 4096 bytes of a termination message.
     while len(json.dumps(shown, ensure_ascii=False).encode()) > LONGEST_REPORT:
         shown.pop()

@@ -133,7 +133,10 @@ async def run(arguments: argparse.Namespace) -> None:
         ready = asyncio.Event()
         lag = health.Lag()
         web = await health.serve(
-            arguments.health_port, watches, lag, lambda: "" if ready.is_set() else "the watches are not open yet"
+            arguments.health_port,
+            watches,
+            lag,
+            lambda: "" if ready.is_set() else "the first lists are not read yet",
         )
         closing.push_async_callback(web.cleanup)
         watching = kopf.operator(

@@ -16,12 +16,12 @@ from steward_operator.core.settings import Copying
 from tests.support.builders import reset
 from tests.support.cluster import wait_for
 from tests.support.control_plane import Refused
-from tests.support.control_plane_fixtures import Namespace
+from tests.support.control_plane_fixtures import COPY_LABELS, Namespace
 from tests.support.fake_kubelet import FakeKubelet
 
 Json = dict[str, Any]
 Change = Callable[[Json], None]
-COPYING = Copying(image="hub-steward/operator:test")
+COPYING = Copying(image="hub-steward/operator:test", labels=COPY_LABELS)
 STRATEGIC, MERGE = "application/strategic-merge-patch+json", "application/merge-patch+json"
 _names = itertools.count(1)
 
@@ -85,6 +85,9 @@ def test_no_other_container_is_resized(ns: Namespace, kubelet: FakeKubelet) -> N
     ns.make_pod(user, sidecar=True)
     path = ns.core("pods", f"jupyter-{user}") + "/resize"
     denied(ns, "PATCH", path, resize({"requests": {"cpu": "51m"}}, "side"), STRATEGIC, match="and no other")
+    change = resize({"requests": {"cpu": "51m"}}, "native")
+    change["spec"]["initContainers"] = change["spec"].pop("containers")
+    denied(ns, "PATCH", path, change, STRATEGIC, match="and no other")
 
 
 #: Of an object that is there; it would go with its new owner.
@@ -153,6 +156,7 @@ def job(ns: Namespace) -> Json:
 
 
 JOBS = "/apis/batch/v1/namespaces/hub/jobs"
+HOOK = {"exec": {"command": ["sh", "-c", "id"]}}
 
 
 def test_a_copy_may_run(ns: Namespace, job: Json) -> None:
@@ -184,12 +188,37 @@ def test_a_copy_may_run(ns: Namespace, job: Json) -> None:
         (lambda pod: pod["securityContext"].update(runAsNonRoot=False), "restricted standard"),
         (lambda pod: pod["containers"][0]["securityContext"].update(privileged=True), "restricted standard|Invalid"),
         (lambda pod: pod["containers"][0]["securityContext"]["capabilities"].update(add=["SYS_ADMIN"]), "restricted"),
+        (lambda pod: pod["containers"][0]["securityContext"].update(runAsNonRoot=False), "restricted standard"),
+        (lambda pod: pod["containers"][0]["securityContext"].update(runAsUser=0), "restricted standard"),
+        (lambda pod: pod["securityContext"].update(runAsUser=0), "restricted standard"),
+        (
+            lambda pod: pod["containers"][0]["securityContext"].update(seccompProfile={"type": "Unconfined"}),
+            "restricted",
+        ),
+        (lambda pod: pod["containers"][0].update(lifecycle={"postStart": HOOK}), "its own copy"),
+        (lambda pod: pod["containers"][0].update(livenessProbe=HOOK), "its own copy"),
+        (lambda pod: pod["containers"][0].update(readinessProbe=HOOK), "its own copy"),
+        (lambda pod: pod["containers"][0].update(startupProbe=HOOK), "its own copy"),
     ],
 )
 def test_nothing_else_may_run_as_a_job(ns: Namespace, job: Json, change: Change, match: str) -> None:
     changed = copy.deepcopy(job)
     change(changed["spec"]["template"]["spec"])
     denied(ns, "POST", JOBS, changed, match=match)
+
+
+@pytest.mark.parametrize("label", ["app", "component", "release"])
+def test_a_job_without_the_labels_that_keep_it_off_the_network_may_not_run(
+    ns: Namespace, job: Json, label: str
+) -> None:
+    for labels in ({label: "other"}, {}):
+        changed = copy.deepcopy(job)
+        present = changed["spec"]["template"]["metadata"]["labels"]
+        changed["spec"]["template"]["metadata"]["labels"] = {
+            **{k: v for k, v in present.items() if k != label},
+            **labels,
+        }
+        denied(ns, "POST", JOBS, changed, match="labels of copies")
 
 
 @pytest.mark.parametrize("kind", [names.VOLUME_RESET, names.SERVER_RESTART])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -9,13 +10,16 @@ import urllib.parse
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import pytest
 from steward_api import names
+from steward_operator.adapters import startup
+from steward_operator.hubapi.client import HttpHubApi
 from steward_operator.kube.client import UNFINISHED
 
 from tests.support.cluster import wait_for
 from tests.support.control_plane_fixtures import NAMESPACE, Namespace
 from tests.support.fake_kubelet import FakeKubelet
-from tests.support.operator import Operator, Proxy
+from tests.support.operator import FakeHub, Operator, Proxy
 
 
 def test_a_running_operator_says_so_and_counts_what_it_does(running: Operator, ns: Namespace) -> None:
@@ -31,6 +35,8 @@ def test_a_running_operator_says_so_and_counts_what_it_does(running: Operator, n
     assert after[finished] == before.get(finished, 0) + 1
     assert after['hubsteward_request_to_action_seconds_count{kind="VolumeReset"}'] >= 1
     assert after['hubsteward_step_duration_seconds_count{step="DeleteClaim"}'] >= 1
+    assert after["hubsteward_queue_wait_seconds_count"] > before["hubsteward_queue_wait_seconds_count"]
+    assert 0 <= after["hubsteward_loop_lag_seconds"] < 60
     assert after["hubsteward_leading"] == 1
     assert after["hubsteward_queue_depth"] == 0
     assert after["process_resident_memory_bytes"] > 10_000_000
@@ -45,6 +51,85 @@ def test_a_running_operator_says_so_and_counts_what_it_does(running: Operator, n
     wait_for("the one that waits is counted", lambda: is_counted() and running.metrics()[unfinished] > 0, 10)
     ns.api.raw("DELETE", ns.requests(names.VOLUME_RESET, later))
     assert after['hubsteward_watch_age_seconds{resource="volumeresets"}'] < 60
+
+
+def test_every_phase_is_one_event_whose_name_follows_from_it(running: Operator, ns: Namespace) -> None:
+    user = ns.user()
+    ns.make_claim(user, "workspace")
+    ended = ns.ended(names.VOLUME_RESET, ns.ask(names.VOLUME_RESET, user))
+    meta = ended["metadata"]
+
+    def events() -> list[Any] | None:
+        found = ns.api.raw("GET", f"/apis/events.k8s.io/v1/namespaces/{NAMESPACE}/events?limit=5000")["items"]
+        mine = [event for event in found if event["regarding"].get("uid") == meta["uid"]]
+        return mine if any(event["action"] == "Succeeded" for event in mine) else None
+
+    found = wait_for("the last event", events, 20)
+    phases = ["preparing", "deleting", "recreating", "succeeded"]
+    assert sorted(e["metadata"]["name"] for e in found) == sorted(
+        f"{meta['name']}.{meta['uid'][:8]}.{p}" for p in phases
+    )
+    (last,) = [event for event in found if event["action"] == "Succeeded"]
+    assert (last["type"], last["reason"], last["note"]) == ("Normal", "Reset", ended["status"]["message"])
+
+
+def test_an_old_volume_that_its_class_keeps_is_named(running: Operator, ns: Namespace) -> None:
+    kept, thrown = ns.user(), ns.user()
+    for user, policy in ((kept, "Retain"), (thrown, "Delete")):
+        claim = ns.make_claim(user, "workspace")
+        ns.api.raw("POST", "/api/v1/persistentvolumes", {
+            "metadata": {"name": f"pv-{user}"},
+            "spec": {
+                "capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"], "storageClassName": "standard",
+                "persistentVolumeReclaimPolicy": policy, "hostPath": {"path": "/nowhere"},
+                "claimRef": {"namespace": NAMESPACE, "name": claim["metadata"]["name"], "uid": claim["metadata"]["uid"]},
+            },
+        })  # fmt: skip
+        bound = {"metadata": {"annotations": {"pv.kubernetes.io/bound-by-controller": "yes"}},
+                 "spec": {"volumeName": f"pv-{user}"}}  # fmt: skip
+        path = ns.core("persistentvolumeclaims", claim["metadata"]["name"])
+        ns.api.raw("PATCH", path, bound, content_type="application/merge-patch+json")
+    rows = [
+        ns.ended(names.VOLUME_RESET, ns.ask(names.VOLUME_RESET, user))["status"]["volumes"][0]
+        for user in (kept, thrown)
+    ]
+    assert [row.get("retainedVolume") for row in rows] == [f"pv-{kept}", None]
+    for user in (kept, thrown):
+        ns.api.raw("DELETE", f"/api/v1/persistentvolumes/pv-{user}")
+
+
+def test_a_restart_that_is_deleted_at_work_is_audited_once(
+    running: Operator, ns: Namespace, hub: FakeHub, kubelet: FakeKubelet
+) -> None:
+    user = ns.user()
+    ns.start_server(user)
+    hub.dead_starts.add(user)
+    name = ns.ask(names.SERVER_RESTART, user, strategy="Recreate")
+    wait_for(
+        "it is at work", lambda: ns.request(names.SERVER_RESTART, name).get("status", {}).get("step") == "Awaiting"
+    )
+    uid = ns.request(names.SERVER_RESTART, name)["metadata"]["uid"]
+    ns.api.raw("DELETE", ns.requests(names.SERVER_RESTART, name))
+    (line,) = wait_for("the line", lambda: running.audit_lines()[uid], 20)
+    assert (line["deleted"], line["phase"], line["mechanism"]) == (True, "Restarting", "Recreate")
+
+
+def test_a_hub_that_refuses_the_token_ends_the_operator_with_what_to_do(
+    hub: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(startup, "TOKEN_PATIENCE", 0.3)
+    monkeypatch.setattr(startup, "TOKEN_AGAIN", 0.1)
+    hub.refuses_token = True
+
+    async def ask() -> None:
+        client = HttpHubApi(f"http://127.0.0.1:{hub.port}/hub/api", "of another release")
+        try:
+            await startup.check_hub(client)
+        finally:
+            await client.close()
+
+    with pytest.raises(startup.StartUpError, match="The hub refuses the operator's token.* Restart the hub"):
+        asyncio.run(ask())
 
 
 def uninstall(api: Any, ns: Namespace, patience: float) -> subprocess.Popen[str]:

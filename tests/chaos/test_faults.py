@@ -205,7 +205,7 @@ def play(
         wait_for("the audit lines", lambda expected=set(uids): expected <= set(running.audit_lines()), 20)
         lines = running.audit_lines()
         assert not [(user, lines[uid]) for uid, user in uids.items() if len(lines[uid]) != 1], "an end is told once"
-    assert met >= len(cases) * (0.95 if FULL else 0.8), "most of the planned faults have been met"
+    assert met >= len(cases) * (0.9 if FULL else 0.8), "most of the planned faults have been met"
     return met, dict(ended)
 
 

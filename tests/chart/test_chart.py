@@ -148,6 +148,21 @@ def test_cluster_scoped_objects_can_be_left_out(helm: Any) -> None:
                         "ClusterRoleBinding", "CustomResourceDefinition"}  # fmt: skip
 
 
+def test_the_clusters_own_view_and_edit_roles_get_the_requests(helm: Any) -> None:
+    roles = {item["metadata"]["name"]: item for item in objects(helm) if item["kind"] == "ClusterRole"}
+    gained: dict[str, set[str]] = {}
+    for name, role in roles.items():
+        for label, value in (role["metadata"].get("labels") or {}).items():
+            if label.startswith("rbac.authorization.k8s.io/aggregate-to-") and value == "true":
+                verbs = {verb for rule in role["rules"] for verb in rule["verbs"]}
+                gained[label.rsplit("-", 1)[1]] = verbs
+                assert {r for rule in role["rules"] for r in rule["resources"]} >= {"volumeresets", "serverrestarts"}, (
+                    name
+                )
+    assert gained["view"] == {"get", "list", "watch"}
+    assert {"create", "delete", "patch"} <= gained["edit"]
+
+
 def test_every_generated_value_can_be_brought_along(helm: Any) -> None:
     names = ["cookieSecret", "proxyToken", "operatorToken", "adminPassword", "userPassword"]
     flags = [word for name in names for word in ("--set", f"secrets.{name}.existingSecret=mine-{name.lower()}")]

@@ -25,6 +25,8 @@ from tests.support.operator import FakeHub, Operator, Proxy
 
 Json = dict[str, Any]
 NAMESPACE = "hub"
+#: As the chart's configuration gives them to release hub.
+COPY_LABELS = {"app": "jupyterhub", "release": "hub"}
 CONFIG = {
     "storage": {
         "volumes": {
@@ -38,7 +40,7 @@ CONFIG = {
         "resync_every": 5,
         "start_failure_timeout": 8,
         "stop_timeout": 16,
-        "copying": {"image": "hub-steward/operator:test"},
+        "copying": {"image": "hub-steward/operator:test", "labels": COPY_LABELS},
         "snapshots": {"enabled": True},
     },
 }
@@ -203,6 +205,8 @@ class Namespace:
         }  # fmt: skip
         if sidecar:
             body["spec"]["containers"].append({"name": "side", "image": "paper", "resources": resources})
+            native = {"name": "native", "image": "paper", "resources": resources, "restartPolicy": "Always"}
+            body["spec"]["initContainers"] = [native]
         self.api.raw("POST", self.core("pods") + ("?dryRun=All" if dry_run else ""), body)
 
     def start_server(self, user: str) -> Json:

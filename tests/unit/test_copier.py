@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from steward_operator import copier
+from steward_operator.core.copies import _failure
 from steward_operator.core.copy_job import FINAL_EXIT_CODES
 
 
@@ -110,6 +111,15 @@ def test_a_report_fits_into_a_termination_message() -> None:
     assert report["count"] == 12
     assert report["unreadable"]
     assert len(copier.json.dumps(report, ensure_ascii=False).encode()) < 4096
+
+
+def test_ten_long_paths_fit_into_the_message_of_a_volume() -> None:
+    """What tells them apart is at their end, and the end stays."""
+    paths = [f"project/{'node_modules/' * 20}file-{number}" for number in range(10)]
+    report = copier._unreadable(paths)
+    told = _failure(report, "").message
+    assert all(path[-50:] in told for path in paths)
+    assert "short" in copier._unreadable(["short"])["unreadable"]
 
 
 def test_sockets_are_left_out(source: Path, kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
