@@ -149,6 +149,7 @@ def hub_may_not_delete_pods(kube: Kube) -> Iterator[Callable[[], None]]:
     set_rules(role["rules"])
 
 
+@pytest.mark.alone
 def test_a_server_that_the_hub_has_forgotten_is_restarted_all_the_same(
     user: Session, kube: Kube, hub_may_not_delete_pods: Callable[[], None]
 ) -> None:

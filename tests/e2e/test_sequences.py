@@ -48,16 +48,22 @@ def crash(kube: Kube, session: Session) -> None:
         crashes.append(container)
 
 
-#: Makes every other process of the lab the first choice of the kernel, then takes all the memory that there is.
+#: Takes all the memory that there is, in processes that are each smaller than the lab: the kernel ends the largest. All of
+#: a container's have nearly the same score to begin with; the lab's is raised by the little that is left.
 HOG = """
-import glob, os
+import glob, os, time
 for path in glob.glob("/proc/[0-9]*/oom_score_adj"):
     if path != f"/proc/{os.getpid()}/oom_score_adj":
         try:
             open(path, "w").write("1000")
         except OSError:
             pass
-kept = [bytearray(20 << 20) for _ in range(100)]
+for _ in range(100):
+    if os.fork() == 0:
+        kept = b"x" * (20 << 20)
+        time.sleep(20)
+        os._exit(0)
+time.sleep(20)
 """
 
 
