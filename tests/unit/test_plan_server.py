@@ -335,10 +335,10 @@ def test_a_start_that_the_spawner_took_back_because_of_a_lock_is_asked_for_again
     assert plan_restart(world(written(recreating(), step), claim(), now=after(600))) == StartServer("ann", "")
 
 
-@pytest.mark.parametrize("strategy", ["Auto", "InPlace", "Recreate"])
+@pytest.mark.parametrize("strategy", ["Auto", "InPlace"])
 def test_a_server_whose_pod_is_over_after_our_resize_is_started_whatever_was_asked(strategy: str) -> None:
     """With exit code 0 and OnFailure the node takes a pod of one container for done."""
-    req = bouncing(strategy=strategy) if strategy != "Recreate" else bouncing()
+    req = bouncing(strategy=strategy)
     over = pod(present=req.status.get("resources"), state="terminated", phase="Succeeded")
     status = status_of(plan_restart(world(req, over)))
     assert (status["phase"], status["mechanism"]) == ("Restarting", "Recreate")
