@@ -146,15 +146,17 @@ class OperatorWatch:
         return ""
 
 
-async def pod_uid(namespace: str, name: str) -> str:
-    """UID of a pod, live; empty when there is none of that name."""
+async def pod_and_lab(namespace: str, name: str) -> tuple[str, str]:
+    """UID of a pod and ID of its notebook container, live; empty when there is none of that name, or none yet."""
     try:
         pod = await _bounded(shared_client("CoreV1Api").read_namespaced_pod(name, namespace))
     except ClusterRefused as refused:
         if refused.status == 404:
-            return ""
+            return "", ""
         raise
-    return str(pod.metadata.uid)
+    statuses = pod.status.container_statuses or []
+    labs = [status.container_id or "" for status in statuses if status.name == names.NOTEBOOK_CONTAINER]
+    return str(pod.metadata.uid), "".join(labs)
 
 
 async def delete_pod(namespace: str, name: str, uid: str, grace_seconds: int) -> None:

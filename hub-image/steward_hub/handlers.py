@@ -23,7 +23,16 @@ from steward_api.requests import HUB_TTL_SECONDS, is_finished, requester, server
 from steward_api.volumes import Volume
 
 from . import scopes
-from .cluster import ClusterAway, ClusterRefused, OperatorWatch, Requests, claims_of, delete_pod, pod_uid, snapshots_of
+from .cluster import (
+    ClusterAway,
+    ClusterRefused,
+    OperatorWatch,
+    Requests,
+    claims_of,
+    delete_pod,
+    pod_and_lab,
+    snapshots_of,
+)
 from .states import Button, Card, Facts, derive
 from .views import active_request, backups_of, claim_of, container_answers, is_same_action, summary
 
@@ -315,6 +324,8 @@ class ResetHandler(StewardHandler):
 class StopHandler(UserServerAPIHandler):
     """``POST …/server/stop``: ``{"podUID": UID}``. The hub's own stop, of that very pod and no other.
 
+    With ``containerID``, too, only while its lab is that very instance.
+
     For the operator, whose request may arrive late: the hub's DELETE would end whatever runs by then, or break a start
     off. What the hub has forgotten is stopped, too.
     """
@@ -330,14 +341,20 @@ class StopHandler(UserServerAPIHandler):
         if user is None or (server_name and server_name not in user.orm_spawners):
             raise web.HTTPError(404, "No such server.")
         body = self.get_json_body()
-        wanted = body.get("podUID") if isinstance(body, dict) and set(body) == {"podUID"} else None
-        if not isinstance(wanted, str) or not wanted:
-            raise web.HTTPError(400, "The body must be podUID, the UID of the pod that is to be stopped, and no more.")
+        wanted = body.get("podUID") if isinstance(body, dict) and set(body) <= {"podUID", "containerID"} else None
+        instance = body.get("containerID", "") if wanted else ""
+        if not (isinstance(wanted, str) and wanted and isinstance(instance, str)):
+            raise web.HTTPError(
+                400,
+                "The body must be podUID, the UID of the pod that is to be stopped, and containerID, or podUID alone.",
+            )
         spawner = user.spawners[server_name]
         try:
-            present = await pod_uid(self.steward.namespace, spawner.pod_name)
+            present, lab = await pod_and_lab(self.steward.namespace, spawner.pod_name)
             if present and present != wanted:
                 raise web.HTTPError(409, "Another pod of this server runs by now; it was not stopped.")
+            if present and instance not in ("", lab):
+                raise web.HTTPError(409, "The server has been restarted meanwhile; it was not stopped.")
             if not present:
                 self.set_status(204)
                 return

@@ -134,6 +134,25 @@ def test_recreate_keeps_the_files_and_gives_a_new_pod(user: Session, kube: Kube)
     assert exists(kube, user, "/home/jovyan/kept")
 
 
+def test_a_stop_is_of_one_pod_and_of_one_instance_where_it_names_one(user: Session, kube: Kube) -> None:
+    user.start_and_wait()
+    pod = kube.pod(user.user)
+    assert pod is not None
+    uid, lab = pod["metadata"]["uid"], pod["status"]["containerStatuses"][0]["containerID"]
+
+    def stop(**body: Any) -> int:
+        return user.api("POST", f"steward/v1/users/{user.user}/server/stop", body).status
+
+    assert stop(podUID="another") == 409
+    assert stop(podUID=uid, containerID="containerd://another") == 409
+    assert stop(podUID=uid, containerID=None) == 400
+    assert stop(containerID=lab) == 400
+    assert answers(user)
+    assert stop(podUID=uid, containerID=lab) < 300
+    wait_for("the pod has gone", lambda: kube.pod(user.user) is None, 60)
+    assert stop(podUID=uid) == 204, "there is nothing to stop any more"
+
+
 @pytest.fixture
 def hub_may_not_delete_pods(kube: Kube) -> Iterator[Callable[[], None]]:
     """Until the function that this gives is called: what an API server that is away for a moment is to the hub."""

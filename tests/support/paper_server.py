@@ -33,12 +33,17 @@ ORDER = [Phase.PENDING, Phase.RESTARTING, Phase.SUCCEEDED]
 
 @dataclass
 class Restarter:
-    """One operator process, at work on one of the requests."""
+    """One operator process, at work on one of the requests.
+
+    Like the driver it keeps what it saw of the pods, and the time it saw them at, while it writes nothing but statuses, and
+    looks again after anything else.
+    """
 
     server: PaperServer
     name: str = ""
     request: Request | None = None
     rest: Json = field(default_factory=dict)
+    seen: datetime = NOW
     answers: dict[str, Refusal | None] = field(default_factory=dict)
 
     def read_request(self, name: str) -> None:
@@ -49,13 +54,14 @@ class Restarter:
 
     def read_rest(self) -> None:
         self.rest = self.server.read_rest(self.name)
+        self.seen = self.server.now
 
     def plan(self) -> Plan:
         if self.request is None or not self.rest:
             return Done()
         return plan_restart(
             World(
-                now=self.server.now, request=self.request, table=TABLE, settings=SETTINGS,
+                now=self.seen, request=self.request, table=TABLE, settings=SETTINGS,
                 answers=dict(self.answers), **self.rest,
             )
         )  # fmt: skip
@@ -69,6 +75,11 @@ class Restarter:
             gives_up = isinstance(step, WriteStatus) and step.status.get("mechanism") == "Recreate"
             assert not gives_up, "where a resize finds no room, a new pod might not be let in"
         self.server.arrive(step, self.request, self.answers)
+        if not isinstance(step, WriteStatus):
+            self.rest = {}
+        if isinstance(step, ResizePod) and self.answers.get(step.key, step) is None:
+            # Taken: the kubelet's answer is waited for, and the next look is one of a new pass.
+            self.answers.clear()
 
     def send_late(self) -> None:
         """The write leaves, and its sender never learns what became of it. A start is refused where a server runs."""
@@ -134,11 +145,13 @@ class PaperServer(Wire):
                 self._write_status(status, seen)
             case ResizePod(_, uid, version, resources):
                 return self._resize(uid, version, resources, seen)
-            case StopServer(_, _, pod_uid):
+            case StopServer(_, _, pod_uid, container_id):
                 if self.hub_refuses:
                     return Refusal(503, "the hub is busy")
                 if self.pod is not None and self._view().uid != pod_uid:
                     return Refusal(409, "another pod runs by now")
+                if self.pod is not None and container_id not in ("", self._status()["containerID"]):
+                    return Refusal(409, "another instance runs by now")
                 self._stop_for(seen)
             case StartServer():
                 self._is_new_of(seen)

@@ -46,12 +46,12 @@ def happen(server: PaperServer, leaders: dict[str, Restarter], event: str, numbe
             getattr(server, "_".join(words))()
 
 
-def go_on(server: PaperServer) -> None:
+def go_on(server: PaperServer, seconds: int = 2) -> None:
     """What the cluster does while an operator waits."""
     server.kubelet()
     server.answer()
     server.pods_go()
-    server.later(2)
+    server.later(seconds)
 
 
 def check(server: PaperServer, leader: Restarter) -> None:

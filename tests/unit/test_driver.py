@@ -69,7 +69,7 @@ class NoHub:
     def __init__(self) -> None:
         self.calls = []
 
-    async def stop_server(self, user: str, server: str, pod_uid: str) -> None:
+    async def stop_server(self, user: str, server: str, pod_uid: str, container_id: str = "") -> None:
         self.calls.append(user)
 
 

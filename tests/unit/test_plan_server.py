@@ -232,6 +232,29 @@ def test_a_resize_that_cannot_be_undone_is_not_left_behind(device: bool) -> None
     assert status_of(plan_restart(world(auto, plain, answers=answers)))["mechanism"] == "Recreate"
 
 
+def test_what_the_node_does_after_all_is_the_restart_and_the_server_is_not_stopped_as_well() -> None:
+    """The resize could not be undone, so that the server is to be stopped; the node may be quicker."""
+    req = with_status(bouncing(), step="Reverting", resources={"requests": {"cpu": "50m"}})
+    stepped = {"requests": {"cpu": "49m", "memory": "256Mi"}}
+    refused: dict[str, Refusal | None] = {
+        ResizePod("jupyter-ann", "pod-1", "", req.status["resources"]).key: Refusal(403, "minimum is 60m.")
+    }
+    req = written(req, plan_restart(world(req, pod(present=stepped), answers=refused)))
+    assert plan_restart(world(req, pod(present=stepped))) == StopServer("ann", "", "pod-1", "c1")
+    killed = pod(present=stepped, state="terminated")
+    assert plan_restart(world(req, killed)) == StopServer("ann", "", "pod-1", "c1"), "it may never come back"
+    new = pod(present=stepped, container="c2", restarts=1)
+    waiting = Wait("a stop that the hub was asked for may still come", after(121))
+    assert plan_restart(world(req, new, now=after(119))) == waiting
+    end = status_of(plan_restart(world(req, new, now=after(120))))
+    assert (end["phase"], end["reason"], end["newContainerID"]) == (Phase.SUCCEEDED, Reason.RESTARTED, "c2")
+    dead = pod(present=stepped, container="c2", restarts=1, state="terminated")
+    assert plan_restart(world(req, dead, now=after(120))) == StopServer("ann", "", "pod-1", "c2")
+    assert isinstance(plan_restart(world(req, pod(present=stepped, container="c2", restarts=1, deleting=True))), Wait)
+    asked = with_status(req, resources=None)
+    assert plan_restart(world(asked, new)) == StopServer("ann", "", "pod-1"), "where nothing was left to the node"
+
+
 @pytest.mark.parametrize("state", ["running", "terminated"])
 def test_a_resize_that_is_still_to_come_does_not_end_an_instance_that_came_by_itself(state: str) -> None:
     """The old instance died while the node put the resize off; what runs now is what the user works in."""

@@ -30,6 +30,7 @@ from .server import (
     next_step,
     server_pod,
     start,
+    step_began,
     stop,
 )
 from .status import fail, finish, step_or_wait, write_status
@@ -184,7 +185,8 @@ def _not_in_place(world: World, pod: Pod, container: Container, reason: Reason, 
     return fail(world, reason, told)
 
 
-def _start_recreate(world: World, pod: Pod, container: Container) -> Plan:
+def _start_recreate(world: World, pod: Pod, container: Container, left: bounce.Resources | None = None) -> Plan:
+    """``left`` stays on record where a resize could not be undone: the node may carry it out until the server stops."""
     return write_status(
         world,
         Phase.RESTARTING,
@@ -194,7 +196,7 @@ def _start_recreate(world: World, pod: Pod, container: Container) -> Plan:
         step="Stopping",
         stepTime=format_time(world.now),
         waitingUntil=None,
-        resources=None,
+        resources=left,
         **_observed(pod, container),
     )
 
@@ -211,7 +213,12 @@ def _bounce(world: World) -> Plan:
         return _kill(world, pod, container)
     if bounce.pending_reason(pod) and (undoing := _take_back(world, pod, container)):
         return undoing
-    is_crashing = container.restart_count >= status["restartCount"] + CRASHED_AFTER
+    return _follow(world, pod, container)
+
+
+def _follow(world: World, pod: Pod, container: Container) -> Plan:
+    """A new instance, until it answers."""
+    is_crashing = container.restart_count >= world.request.status["restartCount"] + CRASHED_AFTER
     if is_crashing or container.state in ("terminated", "waiting"):
         return _crashed(world, container)
     if answers(world, pod, container):
@@ -236,11 +243,12 @@ def _kill(world: World, pod: Pod, container: Container) -> Plan:
     sent = step.key in world.answers
     if _is_reverting(world):
         is_refused = sent and not bounce.is_applied(container, planned)
-        if not is_refused or _keeps_its_pod(world, pod):
-            if undoing := _undo(world, pod, container):
-                return undoing
-            if bounce.pending_reason(pod):
-                return fail(world, Reason.TIMED_OUT, AS_BEFORE)
+        if is_refused and not _keeps_its_pod(world, pod):
+            return _start_recreate(world, pod, container, left=planned)
+        if undoing := _undo(world, pod, container):
+            return undoing
+        if bounce.pending_reason(pod):
+            return fail(world, Reason.TIMED_OUT, AS_BEFORE)
         told = "The node refused to resize the server."
         return _not_in_place(world, pod, container, Reason.IN_PLACE_NOT_POSSIBLE, told)
     if bounce.is_applied(container, planned):
@@ -377,7 +385,7 @@ def _await_answer(world: World) -> Plan:
 def _recreate(world: World) -> Plan:
     old = world.request.status["podUID"]
     if world.request.status.get("step") == "Stopping":
-        match stop(world, old):
+        match _stop(world):
             case Stopped():
                 return next_step(world, "Starting", "The server has stopped and is being started.")
             case NotStopped(reason, message):
@@ -393,3 +401,17 @@ def _recreate(world: World) -> Plan:
             return fail(world, reason, message)
         case starting:
             return starting
+
+
+def _stop(world: World) -> Plan | Stopped | NotStopped:
+    """A resize that was left to the node may be carried out before the server stops: then it has been restarted."""
+    status = world.request.status
+    pod = next((pod for pod in world.pods if pod.uid == status["podUID"]), None)
+    container = pod.notebook if pod and status.get("resources") else None
+    if pod is None or container is None:
+        return stop(world, status["podUID"])
+    if pod.is_deleting or container.state != "running" or container.id == status["containerID"]:
+        return stop(world, pod.uid, container.id)
+    if world.now < step_began(world) + timedelta(seconds=world.settings.stop_timeout):
+        return Wait("a stop that the hub was asked for may still come", world.now + LOOK_AGAIN)
+    return _follow(world, pod, container)

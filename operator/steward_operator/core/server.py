@@ -101,7 +101,7 @@ def crash(container: Container) -> tuple[str, str]:
     ), words
 
 
-def stop(world: World, pod_uid: str) -> StopServer | WriteStatus | Wait | Stopped | NotStopped:
+def stop(world: World, pod_uid: str, container_id: str = "") -> StopServer | WriteStatus | Wait | Stopped | NotStopped:
     """The hub stops the server; its pod has to be gone before anything else happens.
 
     The hub may hold a stop for a while and carry it out after all. So it is asked for the first half of the time only,
@@ -113,7 +113,7 @@ def stop(world: World, pod_uid: str) -> StopServer | WriteStatus | Wait | Stoppe
     if old.is_deleting:
         return _await_going(world)
     waited = (world.now - step_began(world)).total_seconds()
-    step = StopServer(world.request.user, world.request.server, pod_uid)
+    step = StopServer(world.request.user, world.request.server, pod_uid, container_id)
     # One whose container has ended for good is no server to go back to: the hub is asked until it has taken it.
     is_alive = old.notebook is None or old.notebook.state == "running"
     if is_alive and waited >= world.settings.stop_timeout:

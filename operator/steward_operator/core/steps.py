@@ -133,11 +133,12 @@ class ResizePod:
 
 @dataclass(frozen=True)
 class StopServer:
-    """Stop the server, if its pod is still this one."""
+    """Stop the server, if its pod is still this one, and its container, where one is named."""
 
     user: str
     server: str
     pod_uid: str
+    container_id: str = ""
 
     @property
     def key(self) -> str:

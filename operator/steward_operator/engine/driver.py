@@ -246,7 +246,7 @@ class Driver:
     async def _ask_hub(self, step: StopServer | StartServer, answers: dict[str, Refusal | None]) -> None:
         try:
             if isinstance(step, StopServer):
-                await self._hub.stop_server(step.user, step.server, step.pod_uid)
+                await self._hub.stop_server(step.user, step.server, step.pod_uid, step.container_id)
             else:
                 await self._hub.start_server(step.user, step.server)
         except HubError as error:

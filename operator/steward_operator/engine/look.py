@@ -48,6 +48,8 @@ class Look:
 
     request: Json | None = None
     pods: list[Json] | None = None
+    #: When the pods were looked at. What they show is not held against a later time: it may have come about since.
+    since: datetime | None = None
     claims: list[Json] | None = None
     jobs: tuple[Job, ...] | None = None
     snapshots: tuple[Snapshot, ...] | None = None
@@ -120,6 +122,8 @@ class Reader:
     async def observe(self, key: Key, look: Look, answers: Mapping[str, Refusal | None]) -> World:
         """The request first, then what it is about: a lock found in it was there before the pods were listed."""
         kind, name = key
+        if look.pods is None or look.since is None:
+            look.since = self._now()
         if look.request is None:
             look.request = {"kind": kind, **await self._kube.get_request(kind, name)}
             self._requests.put(look.request)
@@ -137,7 +141,7 @@ class Reader:
             look.pods = await self._pods_for(request, look.claims or ())
         if request.phase is Phase.RECREATING and look.retained is None:
             look.retained = await self._retained(request)
-        now = self._now()
+        now = look.since
         pods = tuple(Pod(pod) for pod in look.pods or ())
         own = [pod for pod in pods if pod.is_server and pod.user == request.user]
         recent = {pod.uid: self._servers.recent_restarts(pod, now) for pod in own}

@@ -23,8 +23,8 @@ class HubError(Exception):
 
 
 class HubApi(Protocol):
-    async def stop_server(self, user: str, server: str, pod_uid: str) -> None:
-        """Only the pod of that UID; `HubError` 409 when another has taken its place."""
+    async def stop_server(self, user: str, server: str, pod_uid: str, container_id: str = "") -> None:
+        """Only the pod of that UID, and that container; `HubError` 409 when another has taken its place."""
         ...
 
     async def start_server(self, user: str, server: str) -> None: ...
@@ -57,10 +57,11 @@ class HttpHubApi:
         except (aiohttp.ClientError, TimeoutError) as problem:
             raise HubError(0, f"the hub could not be reached: {problem!r}") from problem
 
-    async def stop_server(self, user: str, server: str, pod_uid: str) -> None:
+    async def stop_server(self, user: str, server: str, pod_uid: str, container_id: str = "") -> None:
         """The hub begins to stop the server; one that is not running is as good."""
+        wanted = {"podUID": pod_uid} | ({"containerID": container_id} if container_id else {})
         try:
-            await self._call("POST", f"{self._server(user, server, 'steward/v1/')}/stop", {"podUID": pod_uid})
+            await self._call("POST", f"{self._server(user, server, 'steward/v1/')}/stop", wanted)
         except HubError as error:
             if error.status != 404:
                 raise
