@@ -10,6 +10,7 @@ import copy
 import json
 import re
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, Protocol, Self
 
 import pytest
@@ -149,7 +150,11 @@ class Restarts:
         a = self.leaders["a"]
         if not self.left:
             return [a.name, sorted(a.answers)]
-        return [[x.name, _plain(x.request), sorted(x.answers), repr(x.rest)] for x in self.leaders.values()]
+        pace = timedelta(seconds=self.pace)
+        return [
+            [x.name, _plain(x.request), sorted(x.answers), repr(x.rest), (x.seen - NOW) // pace]
+            for x in self.leaders.values()
+        ]
 
     def check(self) -> None:
         server_schedule.check(self.server, self.leaders["a"])
