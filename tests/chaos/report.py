@@ -53,5 +53,5 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
     lines = ["| what | cases | met | | day |", "|---|---|---|---|---|"]
     for what, figures in sorted(rows.items()):
         more = ", ".join(f"{k}: {v}" for k, v in figures.items() if k not in ("cases", "met", "ends", "day"))
-        lines.append(f"| {what} | {figures['cases']} | {figures['met']} | {more} | {figures['day']} |")
+        lines.append(f"| {what} | {figures['cases']} | {figures['met']} | {more} | {figures.get('day', 'earlier')} |")
     return "\n".join([*lines, "", f"No rule was broken in any of them. The table as of {machine()}"])
