@@ -19,6 +19,11 @@ def machine() -> str:
     )
 
 
+def section(document: Path, name: str) -> str:
+    """What stands between the two lines ``<!-- name -->``."""
+    return document.read_text().split(f"<!-- {name} -->")[1].strip()
+
+
 def replace_section(document: Path, name: str, text: str) -> None:
     """Put ``text`` between the two lines ``<!-- name -->``."""
     marker = f"<!-- {name} -->"

@@ -264,6 +264,7 @@ def _reset_status() -> dict[str, Schema]:
         **_common_status(RESET_PHASES),
         "step": {"type": "string", "enum": ["Stopping", "Starting", "Awaiting"]},
         "stepTime": time("When the step began."),
+        "starts": {"type": "integer", "minimum": 0, "description": "How often the hub has taken the start."},
         "podUID": text("UID of the server's pod that was stopped. Written before it is done.", UID_LENGTH),
         "ending": _ending(),
         "lockedClaims": {
@@ -322,6 +323,7 @@ def _restart_status() -> dict[str, Schema]:
         "mechanism": {"type": "string", "enum": ["InPlace", "Recreate"]},
         "step": {"type": "string", "enum": ["Resizing", "Reverting", "Stopping", "Starting", "Awaiting"]},
         "stepTime": time("When the step began."),
+        "starts": {"type": "integer", "minimum": 0, "description": "How often the hub has taken the start."},
         "podName": text("The server's pod.", 253),
         "podUID": text("UID of the pod when the request was first looked at.", UID_LENGTH),
         "newPodUID": text("UID of the pod that took its place, where it was recreated.", UID_LENGTH),

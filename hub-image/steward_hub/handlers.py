@@ -363,6 +363,9 @@ class StopHandler(UserServerAPIHandler):
                 # One failed call is enough for the hub to forget a server whose pod runs on: it takes it for stopped
                 # from then on and does nothing more about it.
                 self.log.info("Deleting the pod %s of a server that the hub takes for stopped", spawner.pod_name)
+                if instance and instance != (await pod_and_lab(self.steward.namespace, spawner.pod_name))[1]:
+                    # It took its time over that.
+                    raise web.HTTPError(409, "The server has been restarted meanwhile; it was not stopped.")
                 await delete_pod(self.steward.namespace, spawner.pod_name, wanted, spawner.delete_grace_period)
         except (ClusterAway, ClusterRefused) as problem:
             raise web.HTTPError(503, "The cluster does not answer at the moment. Try again shortly.") from problem

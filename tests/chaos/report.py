@@ -10,13 +10,14 @@ from dataclasses import dataclass, field
 from datetime import date
 from typing import Any, TypeVar
 
-from benchmarks.tables import machine, replace_section
+from benchmarks.tables import machine, replace_section, section
 from cluster import cache
 
 T = TypeVar("T")
 #: Everything, or the seeded three minutes of it that `make test` runs.
 FULL = os.environ.get("CHAOS") == "full"
 FILE = cache.REPOSITORY / "test-report" / "chaos.json"
+DOCUMENT = cache.REPOSITORY / "docs" / "reliability.md"
 
 
 def batches(items: list[T], size: int) -> Iterator[list[T]]:
@@ -42,16 +43,27 @@ class Tally:
             # Several processes of one run write here.
             fcntl.flock(lock, fcntl.LOCK_EX)
             known = json.loads(FILE.read_text()) if FILE.exists() else {}
-            rows = {**known, **self.rows}
-            FILE.write_text(json.dumps(rows, indent=2) + "\n")
+            FILE.write_text(json.dumps({**known, **self.rows}, indent=2) + "\n")
             if FULL:
-                replace_section(cache.REPOSITORY / "docs" / "reliability.md", "chaos", table(rows))
+                replace_section(DOCUMENT, "chaos", table({**lines(section(DOCUMENT, "chaos")), **self.lines()}))
+
+    def lines(self) -> dict[str, str]:
+        return {what: line(what, figures) for what, figures in self.rows.items()}
 
 
-def table(rows: dict[str, dict[str, Any]]) -> str:
+def line(what: str, figures: dict[str, Any]) -> str:
     """``met`` is how many of the cases reached the moment that was planned; all of them ended within the rules."""
-    lines = ["| what | cases | met | | day |", "|---|---|---|---|---|"]
-    for what, figures in sorted(rows.items()):
-        more = ", ".join(f"{k}: {v}" for k, v in figures.items() if k not in ("cases", "met", "ends", "day"))
-        lines.append(f"| {what} | {figures['cases']} | {figures['met']} | {more} | {figures.get('day', 'earlier')} |")
-    return "\n".join([*lines, "", f"No rule was broken in any of them. The table as of {machine()}"])
+    more = ", ".join(f"{k}: {v}" for k, v in figures.items() if k not in ("cases", "met", "day"))
+    return f"| {what} | {figures['cases']} | {figures['met']} | {more} | {figures['day']} |"
+
+
+def lines(table: str) -> dict[str, str]:
+    """The rows of a table by what they are about, so that those that a run does not renew stay."""
+    rows = [text for text in table.splitlines() if text.startswith("| ")][1:]
+    return {text.split(" | ")[0].removeprefix("| "): text for text in rows}
+
+
+def table(rows: dict[str, str]) -> str:
+    head = ["| what | cases | met | | day |", "|---|---|---|---|---|"]
+    end = f"No rule was broken in any of them. The table as of {machine()}"
+    return "\n".join([*head, *(rows[what] for what in sorted(rows)), "", end])

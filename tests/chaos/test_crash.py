@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from tests.support.control_plane_fixtures import CONFIG, NAMESPACE, Namespace
 from tests.support.fake_kubelet import FakeKubelet
 from tests.support.fake_snapshots import FakeSnapshots
 from tests.support.operator import FakeHub, Kill, Operator, Proxy
+from tests.support.rules import check_rules
 
 Json = dict[str, Any]
 #: A request of ours that takes more runs in circles. An undo, whose looks read three claims one by one, takes 110 to 145:
@@ -48,7 +50,8 @@ CASES = [
     Case("reset with snapshot", names.VOLUME_RESET, {"volumes": ["home"], "backup": "Snapshot"}, backup=True),
     Case("undo of a snapshot", names.VOLUME_RESET, {"volumes": ["home"], "backup": "Snapshot"}, backup=True, undo=True),
     Case("reset without backup", names.VOLUME_RESET, {"volumes": ["workspace", "cache"]}),
-    Case("restart in place", names.SERVER_RESTART, {}, True),
+    Case("restart", names.SERVER_RESTART, {}, True),
+    Case("restart in place", names.SERVER_RESTART, {"strategy": "InPlace"}, True),
     Case("stop and start", names.SERVER_RESTART, {"strategy": "Recreate"}, True),
 ]
 
@@ -125,14 +128,24 @@ def check(
             assert contents(ns, kubelet, user) == sorted([*had, ""])
 
 
-def strikes(run: Callable[[Kill], int], kill: Kill) -> bool:
+def strikes(run: Callable[[Kill], object], kill: Kill) -> bool:
     run(kill)
     return kill.done.is_set()
 
 
-def numbers(most: int) -> list[tuple[int, str]]:
-    every = [(number, when) for number in range(1, most + 1) for when in ("before", "after")]
-    return every if FULL else sorted(random.Random(SEED).sample(every, 2))
+def boundaries(sent: dict[str, int]) -> list[tuple[str, int, str]]:
+    """Before and after every one of the writes and reads."""
+    every = [
+        (what, number, when)
+        for what, most in sent.items()
+        for number in range(1, most + 1)
+        for when in ("before", "after")
+    ]
+    return every if FULL else random.Random(SEED).sample(every, 2)
+
+
+def told(missed: list[tuple[str, int, str]]) -> str:
+    return "; ".join(f"{when} {what} {number}" for what, number, when in missed) or "none"
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -140,12 +153,11 @@ def test_a_crash_at_any_request_ends_as_if_nothing_had_happened(
     case: Case, operator: Operator, proxy: Proxy, ns: Namespace, kubelet: FakeKubelet, snapshots: FakeSnapshots,
     hub: FakeHub, tally: Tally,
 ) -> None:  # fmt: skip
-    proxy.counts_reads = True
     hub.counted_by = proxy
 
     slowest = 0.0
 
-    def run(kill: Kill | None) -> int:
+    def run(kill: Kill | None) -> Counter[str]:
         nonlocal slowest
         if not operator.is_running:
             operator.start()
@@ -171,28 +183,30 @@ def test_a_crash_at_any_request_ends_as_if_nothing_had_happened(
         ns.ended(case.kind, name, 40)
         deletes = [w.body["preconditions"]["uid"] for w in proxy.writes if w.method == "DELETE" and w.happened
                    and w.body and "preconditions" in w.body]  # fmt: skip
+        check_rules(proxy.writes)
         check(ns, kubelet, case, user, before, had, name, deletes)
         check_server(ns, kubelet, case, user, pod)
-        return proxy.sent
+        return proxy.sent.copy()
 
     # The list that is taken now and then may fall into a run; its reads belong to no request.
-    undisturbed = min(run(None) for _ in range(ATTEMPTS))
-    assert undisturbed <= MOST_REQUESTS
-    planned = numbers(undisturbed)
+    counted = [run(None) for _ in range(ATTEMPTS)]
+    sent = {what: min(counts[what] for counts in counted) for what in ("write", "read")}
+    assert sum(sent.values()) <= MOST_REQUESTS
+    planned = boundaries(sent)
     missed = list(planned)
     for _ in range(ATTEMPTS):
         # Reads may be fewer in another run, so that the last of them are not reached: those are tried again.
-        missed = [(number, when) for number, when in missed if not strikes(run, Kill(number, when))]
-    tried = len(planned) - len(missed)
+        missed = [(what, number, when) for what, number, when in missed if not strikes(run, Kill(number, when, what))]
+    met = len(planned) - len(missed)
     # The very last may belong to no run at all: what the undisturbed one read once more by chance. Of a sample one is enough.
-    last = undisturbed - max(2, undisturbed // 20)
-    assert tried
-    assert not FULL or all(number > last for number, _ in missed), f"{missed} of {undisturbed} were not reached"
+    last = sent["read"] - max(2, sent["read"] // 20)
+    assert met
+    assert not FULL or all(what == "read" and number > last for what, number, _ in missed), f"{missed} of {sent}"
     assert not FULL or slowest <= CONVERGES_IN
     # From the start of the process, its imports included.
     tally.add(
-        f"crash: {case.name}", requests=undisturbed, cases=len(planned), met=tried,
-        slowest=f"ended {slowest:.1f} s after the start",
+        f"crash: {case.name}", writes=sent["write"], reads=sent["read"], cases=len(planned), met=met,
+        slowest=f"ended {slowest:.1f} s after the start", missed=told(missed),
     )  # fmt: skip
 
 
@@ -214,7 +228,6 @@ def test_two_operators_hand_over_and_the_next_one_goes_on(
             if how == "in order":
                 leader.stop()
             else:
-                proxy.counts_reads = False
                 proxy.victim = lambda leader=leader: leader.pid
                 proxy.arm(Kill(3, "after"))
             name = ns.ask(names.VOLUME_RESET, user)

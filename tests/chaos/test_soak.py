@@ -26,6 +26,7 @@ from tests.support.fake_snapshots import FakeSnapshots
 from tests.support.faults import RandomFaults
 from tests.support.operator import FakeHub, Kill, Operator, Proxy
 from tests.support.people import Player, deletes_of_claims, judge, wait_settled
+from tests.support.rules import check_rules
 
 Json = dict[str, Any]
 ROUNDS = int(os.environ.get("SOAK_ROUNDS", "30" if FULL else "4"))
@@ -94,6 +95,7 @@ class Soak:
             results = [future.result() for future in playing]
         self.proxy.kill = None
         deletes = deletes_of_claims([self.proxy])
+        check_rules(self.proxy.writes)
         for player, requests in zip(players, results, strict=True):
             user = player.played.user
             ended = self.kubelet.restarts_of[user] - before[user]

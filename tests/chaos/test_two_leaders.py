@@ -20,6 +20,7 @@ from tests.support.fake_kubelet import FakeKubelet
 from tests.support.fake_snapshots import FakeSnapshots
 from tests.support.operator import FakeHub, Operator, Proxy
 from tests.support.people import Played, Player, deletes_of_claims, judge, wait_settled
+from tests.support.rules import check_rules
 
 Json = dict[str, Any]
 SCHEDULES = 500 if FULL else 24
@@ -65,6 +66,7 @@ def test_random_schedules_with_two_leaders_break_no_rule(
         results = list(pool.map(one, range(FIRST, FIRST + SCHEDULES)))
     proxies = [proxy for _, proxy in leaders]
     deletes = deletes_of_claims(proxies)
+    check_rules(write for proxy in proxies for write in proxy.writes)
     for played, requests in results:
         judge(ns, played, requests, deletes, ended=kubelet.restarts_of[played.user])
     acted = [sum(w.happened for w in proxy.writes) for proxy in proxies]

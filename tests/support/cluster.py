@@ -169,7 +169,13 @@ class Session:
         return self.api("DELETE", self._server(user, server))
 
     def state(self, server: str = "") -> str:
-        return str(self.card(server=server)["state"])
+        """What the page says of the server. On a busy machine the API server may be late for the hub: it is asked again."""
+
+        def known() -> str | None:
+            state = str(self.card(server=server)["state"])
+            return None if state == "cluster-away" else state
+
+        return wait_for(f"the hub knows of {self.user}'s server", known, 60)
 
     def start_and_wait(self, server: str = "") -> None:
         answer = self.start(server=server)

@@ -309,7 +309,6 @@ def operator(api: ControlPlane, ns: Namespace, kubelet: FakeKubelet, proxy: Prox
     operator = Operator(kubeconfig, CONFIG, hub.port, NAMESPACE, api.directory)
     proxy.victim = lambda: operator.pid
     proxy.arm(None)
-    proxy.counts_reads = False
     hub.counted_by = None
     proxy.hold = proxy.injections = proxy.watch_filter = None
     yield operator

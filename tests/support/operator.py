@@ -12,7 +12,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,7 +42,8 @@ class Write:
     body: Any
     status: int
     dry_run: bool = False
-    #: When it was answered, by the monotonic clock.
+    #: When it was sent, by the monotonic clock, and when it was answered.
+    began: float = 0.0
     at: float = field(default_factory=time.monotonic)
 
     @property
@@ -52,10 +53,11 @@ class Write:
 
 @dataclass
 class Kill:
-    """SIGKILL before the n-th write reaches the API server, or after it was committed and before the answer."""
+    """SIGKILL before the n-th write, or read, reaches the API server, or after it was committed and before the answer."""
 
     number: int
     when: str
+    what: str = "write"
     done: threading.Event = field(default_factory=threading.Event)
 
 
@@ -105,16 +107,15 @@ class Proxy(Served):
         #: What is done to every line of a watch: the line, changed; None to leave it out.
         self.watch_filter: Callable[[bytes], bytes | None] | None = None
         self.victim: Callable[[], int] = lambda: 0
-        self.sent = 0
-        #: Whether reads, too, are boundaries to be killed at.
-        self.counts_reads = False
+        #: Reads and writes that belong to requests.
+        self.sent: Counter[str] = Counter()
         self._late: list[asyncio.Task[None]] = []
         #: Whether the operator behind this proxy holds a Lease that nobody else sees: two of them both lead.
         self.keeps_lease = False
         self._lease: Json | None = None
 
     def arm(self, kill: Kill | None) -> None:
-        self.writes, self.sent, self.kill = [], 0, kill
+        self.writes, self.sent, self.kill = [], Counter(), kill
 
     def app(self) -> web.Application:
         self._session = aiohttp.ClientSession(
@@ -126,14 +127,14 @@ class Proxy(Served):
         app.router.add_route("*", "/{path:.*}", self._forward)
         return app
 
-    def next_number(self) -> int:
-        """Of one request that counts, to whomever."""
-        self.sent += 1
-        return self.sent
+    def next_number(self, what: str) -> int:
+        """Of one read or write that counts, to whomever."""
+        self.sent[what] += 1
+        return self.sent[what]
 
-    def strike(self, when: str, number: int) -> bool:
+    def strike(self, when: str, what: str, number: int) -> bool:
         kill = self.kill
-        if kill is None or kill.done.is_set() or kill.when != when or kill.number != number:
+        if kill is None or kill.done.is_set() or (kill.when, kill.what, kill.number) != (when, what, number):
             return False
         os.kill(self.victim(), signal.SIGKILL)
         kill.done.set()
@@ -145,11 +146,10 @@ class Proxy(Served):
         counted = request.method != "GET" and is_ours
         if self.keeps_lease and "/leases" in request.path:
             return self._answer_lease(request.method, body)
-        number = 0
-        if counted or (self.counts_reads and is_ours):
-            number = self.next_number()
-            if self.strike("before", number):
-                raise web.HTTPBadGateway
+        what = "read" if request.method == "GET" else "write"
+        number = self.next_number(what) if is_ours else 0
+        if number and self.strike("before", what, number):
+            raise web.HTTPBadGateway
         if self.hold and (gate := self.hold(request.method, request.path_qs)):
             await asyncio.to_thread(gate.wait, 30)
         headers = {k: v for k, v in request.headers.items() if k.lower() not in ("host", "content-length")}
@@ -157,15 +157,13 @@ class Proxy(Served):
             return await self._suffer(fault, request, body, headers)
         if is_ours and not counted and self.injections and (fault := self.injections.next_read_fault()):
             return await self._suffer(fault, request, body, headers)
+        began = time.monotonic()
         async with self._session.request(
             request.method, self._upstream + request.path_qs, data=body or None, headers=headers
         ) as upstream:
             if counted:
-                self.writes.append(
-                    Write(request.method, request.path, json.loads(body) if body else None, upstream.status,
-                          "dryRun" in request.query)
-                )  # fmt: skip
-            if number and self.strike("after", number):
+                self._note(request, body, upstream.status, began)
+            if number and self.strike("after", what, number):
                 raise web.HTTPBadGateway
             response = web.StreamResponse(status=upstream.status)
             for name in ("Content-Type", "Retry-After", "Content-Encoding"):
@@ -183,6 +181,10 @@ class Proxy(Served):
                 pass
             return response
 
+    def _note(self, request: web.Request, body: bytes, status: int, began: float) -> None:
+        content = json.loads(body) if body else None
+        self.writes.append(Write(request.method, request.path, content, status, "dryRun" in request.query, began))
+
     def _answer_lease(self, method: str, body: bytes) -> web.Response:
         """What the API server would say if nobody else wanted the Lease."""
         if method == "GET" and self._lease is None:
@@ -199,14 +201,12 @@ class Proxy(Served):
         """What becomes of a write, or a read, that meets a fault."""
 
         async def send() -> tuple[int, bytes]:
+            began = time.monotonic()
             async with self._session.request(
                 request.method, self._upstream + request.path_qs, data=body or None, headers=headers
             ) as upstream:
                 if request.method != "GET":
-                    self.writes.append(
-                        Write(request.method, request.path, json.loads(body) if body else None, upstream.status,
-                              "dryRun" in request.query)
-                    )  # fmt: skip
+                    self._note(request, body, upstream.status, began)
                 return upstream.status, await upstream.read()
 
         def break_off() -> web.StreamResponse:
@@ -307,11 +307,11 @@ class FakeHub(Served):
         return await self._between_kills(start)
 
     async def _between_kills(self, act: Callable[[], web.Response]) -> web.Response:
-        number = self.counted_by.next_number() if self.counted_by else 0
-        if self.counted_by and self.counted_by.strike("before", number):
+        number = self.counted_by.next_number("write") if self.counted_by else 0
+        if self.counted_by and self.counted_by.strike("before", "write", number):
             raise web.HTTPBadGateway
         answer = await asyncio.to_thread(act)
-        if self.counted_by and self.counted_by.strike("after", number):
+        if self.counted_by and self.counted_by.strike("after", "write", number):
             raise web.HTTPBadGateway
         return answer
 

@@ -18,6 +18,7 @@ from steward_api.phases import ENDS, Phase
 from steward_operator.core.model import Pod, Refusal, Request, World
 from steward_operator.core.plan_restart import plan_restart
 from steward_operator.core.quantities import quantity
+from steward_operator.core.server import MOST_STARTS
 from steward_operator.core.settings import Settings
 from steward_operator.core.steps import Done, Plan, ResizePod, StartServer, StopServer, Wait, WriteStatus
 
@@ -116,8 +117,13 @@ class PaperServer(Wire):
         self.pod: Json | None = None
         self.answering: set[str] = set()
         self.ends: list[datetime] = []
-        self.resized_by = ""
+        self.resized_by = self.taken_from = ""
         self.node = "willing"
+        #: A resize that the kubelet has taken up: the container gets it at the kubelet's next round.
+        self.under_way: Json | None = None
+        #: Whether the lab ends with an exit code of its own when the kubelet ends it, and whether the hub forgets the next start.
+        self.dies_hard = self.hub_forgets = False
+        self.forgotten = 0
         self.refuses_down = self.refuses_all = self.is_full = self.hub_refuses = False
         #: Whether the user, or the lab itself, has done what explains a server that is gone.
         self.gone_for_a_reason = False
@@ -159,6 +165,11 @@ class PaperServer(Wire):
                     return Refusal(503, "the hub is busy")
                 if self.pod is not None:
                     return Refusal(400, "pending stop") if self._view().is_deleting else None
+                if self.hub_forgets:
+                    # It took the start and was restarted.
+                    self.hub_forgets = False
+                    self.forgotten += 1
+                    return None
                 self.start_pod(self.now)
             case _:
                 raise AssertionError(f"no such step here: {step}")
@@ -242,6 +253,7 @@ class PaperServer(Wire):
         if self.gpu:
             resources.setdefault("limits", {})["nvidia.com/gpu"] = "1"
         self._status()["resources"] = copy.deepcopy(resources)
+        self.under_way = None
         self.ends.clear()
         self._touch()
 
@@ -251,8 +263,14 @@ class PaperServer(Wire):
             return
         asked, status = self.pod["spec"]["containers"][0]["resources"], self._status()
         state = next(iter(status["state"]))
-        if asked != status["resources"]:
-            if self.node != "willing":
+        if self.under_way is None and asked != status["resources"]:
+            if self.node == "slow" and state == "running":
+                self.under_way = copy.deepcopy(asked)
+                self.taken_from = self.resized_by
+                self.pod["status"]["conditions"] = [{"type": "PodResizeInProgress", "status": "True"}]
+                self._touch()
+                return
+            if self.node in ("Infeasible", "Deferred"):
                 condition = {"type": "PodResizePending", "status": "True", "reason": self.node}
                 self.pod["status"]["conditions"] = [condition]
                 self._touch()
@@ -260,13 +278,15 @@ class PaperServer(Wire):
                     # What it is to be resized to does not keep a container that died from being started again.
                     self._again(patient=True)
                 return
-            status["resources"] = copy.deepcopy(asked)
+            self.under_way, self.taken_from = copy.deepcopy(asked), self.resized_by
+        if self.under_way is not None:
+            status["resources"], self.under_way = self.under_way, None
             if state == "running":
-                assert not self.requests[self.resized_by].is_finished, "a resize was left behind"
-                self._end(self.resized_by, status["containerID"])
-                self._ended(0)
+                assert not self.requests[self.taken_from].is_finished, "a resize was left behind"
+                self._end(self.taken_from, status["containerID"])
+                self._ended(137 if self.dies_hard else 0)
                 self._again()
-                if not self.runs():
+                if not self.runs() and not self.dies_hard:
                     # All of the pod's containers have ended well, which OnFailure takes for the end of the pod.
                     self.pod["status"]["phase"] = "Succeeded"
         elif state == "terminated" and status["state"]["terminated"]["exitCode"] != 0:
@@ -351,7 +371,7 @@ class PaperServer(Wire):
     def settle(self, restarter: Restarter, turns: int = 400) -> None:
         """From now on nothing goes wrong any more: every request comes to an end by itself."""
         self.node = "willing"
-        self.refuses_down = self.refuses_all = self.is_full = self.hub_refuses = False
+        self.refuses_down = self.refuses_all = self.is_full = self.hub_refuses = self.hub_forgets = False
         restarter.crash()
         for _ in range(turns):
             steps = [restarter.turn(name) for name in self.requests]
@@ -367,9 +387,8 @@ class PaperServer(Wire):
 
     def judge(self) -> None:
         """No server is gone or dead that nobody stopped, and no resize lies about that would end an instance some day."""
-        failed_start = any(r.status.get("reason") == "StartFailed" for r in self.requests.values())
         if self.pod is None:
-            assert self.gone_for_a_reason or failed_start, "the server is gone"
+            assert self.gone_for_a_reason or self.forgotten >= MOST_STARTS, "the server is gone"
             return
         before = {name: list(ended) for name, ended in self.killed.items()}
         self.later(3600)

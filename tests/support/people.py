@@ -33,8 +33,11 @@ class Played:
     user: str
     done: list[str] = field(default_factory=list)
     requests: dict[str, Json] = field(default_factory=dict)
-    #: UIDs of claims that were deleted with kubectl.
+    #: Kinds of claims that were deleted with kubectl.
     by_hand: set[str] = field(default_factory=set)
+    has_server: bool = False
+    #: Whether somebody has stopped the server, or asked for it.
+    is_stopped: bool = False
 
 
 class Player:
@@ -61,6 +64,8 @@ class Player:
                 self.ns.bind(user, kind)
         if self.chance.random() < 0.6 and self.ns.pod(user) is None:
             self.ns.start_server(user)
+        self.played.has_server = self.ns.pod(user) is not None
+        self.played.is_stopped = False
 
     def play(self) -> Played:
         self.come()
@@ -85,6 +90,7 @@ class Player:
             "serverPolicy": self.chance.choice(["RequireStopped", "Stop", "StopAndStart"]),
             "backup": self.chance.choice(["Default", "Copy", "Snapshot", "None"]),
         }
+        self.played.is_stopped |= spec["serverPolicy"] == "Stop"
         ready = [b for b in self.ns.backups(self.played.user) if names.BACKUP in b["metadata"]["annotations"]]
         if ready and self.chance.random() < 0.5:
             backup = self.chance.choice(ready)["metadata"]
@@ -115,6 +121,7 @@ class Player:
             self.stop()
 
     def stop(self) -> None:
+        self.played.is_stopped = True
         self.ns.api.raw("DELETE", self.ns.core("pods", f"jupyter-{self.played.user}"))
 
     def leave(self) -> None:
@@ -127,7 +134,7 @@ class Player:
         if claim and not any(r["kind"] == names.VOLUME_RESET for r in self.played.requests.values()):
             return
         if claim:
-            self.played.by_hand.add(claim["metadata"]["uid"])
+            self.played.by_hand.add(kind)
             self.ns.api.raw("DELETE", self.ns.core("persistentvolumeclaims", claim["metadata"]["name"]),
                             {"preconditions": {"uid": claim["metadata"]["uid"]}})  # fmt: skip
 
@@ -168,6 +175,13 @@ def deletes_of_claims(proxies: list[Proxy]) -> dict[str, int]:
     return found
 
 
+def is_backup_due(spec: Json, volume: str) -> bool:
+    """By the table of the tests: home is copied, and what an undo writes over."""
+    asked = spec.get("backup", "Default")
+    is_undo = spec.get("contents", {}).get("from") == "Backup"
+    return asked in ("Copy", "Snapshot") or (asked == "Default" and (volume == "home" or is_undo))
+
+
 def judge(
     ns: Namespace, played: Played, requests: list[Json], deletes: dict[str, int], *, keeps_backups: bool = True,
     ended: int = 0,
@@ -179,15 +193,18 @@ def judge(
     resets = [r for r in requests if r and r["kind"] == names.VOLUME_RESET]
     for request in requests:
         assert not request or request["status"].get("lockedClaims", []) == [], what
-    if not played.by_hand:
-        for kind in KINDS:
-            claim = ns.claim(played.user, kind)
-            assert claim is not None, f"{kind} is missing; {what}"
-            assert "deletionTimestamp" not in claim["metadata"], what
-            assert claim["metadata"]["labels"]["team"] == "blue", what
+    for kind in set(KINDS) - played.by_hand:
+        claim = ns.claim(played.user, kind)
+        assert claim is not None, f"{kind} is missing; {what}"
+        assert "deletionTimestamp" not in claim["metadata"], what
+        assert claim["metadata"]["labels"]["team"] == "blue", what
+    if played.has_server and not played.is_stopped:
+        assert ns.pod(played.user) is not None, f"nobody stopped the server; {what}"
     for request in resets:
         for row in request["status"].get("volumes", []):
             assert deletes.get(row.get("uid", ""), 0) <= 1, f"deleted twice; {what}"
+            if row["outcome"] == "Reset" and is_backup_due(request["spec"], row["volume"]):
+                assert row["backup"]["state"] in ("Ready", "NothingToBackUp"), what
             if keeps_backups and row["outcome"] == "Reset" and row.get("backup", {}).get("state") == "Ready":
                 held = [b for b in ns.backups(played.user) if b["metadata"]["name"] == row["backup"]["name"]]
                 assert held, f"the backup is gone; {what}"

@@ -32,7 +32,7 @@ def happen(server: PaperServer, leaders: dict[str, Restarter], event: str, numbe
             server.later(45)
         case ["cancel"]:
             server.cancel(name)
-        case [("Infeasible" | "Deferred" | "willing") as node]:
+        case [("Infeasible" | "Deferred" | "slow" | "willing") as node]:
             server.node = node
         case ["minimum"]:
             server.refuses_down = not server.refuses_down
@@ -42,6 +42,10 @@ def happen(server: PaperServer, leaders: dict[str, Restarter], event: str, numbe
             server.refuses_all = not server.refuses_all
         case ["hub"]:
             server.hub_refuses = not server.hub_refuses
+        case ["hub", "forgets"]:
+            server.hub_forgets = True
+        case ["dies", "hard"]:
+            server.dies_hard = not server.dies_hard
         case words:
             getattr(server, "_".join(words))()
 

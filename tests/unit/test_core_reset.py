@@ -389,9 +389,9 @@ def test_an_old_volume_that_is_kept_is_named() -> None:
 # -- the server comes back ---------------------------------------------------------------------------------------------
 
 
-def ending(step: str = "Starting") -> Request:
+def ending(step: str = "Starting", **more: Any) -> Request:
     end = {"phase": "Succeeded", "reason": "Reset", "message": "New and empty: Workspace."}
-    return with_status(stopping(), (), phase="Recreating", step=step, ending=end, lockedClaims=[])
+    return with_status(stopping(), (), phase="Recreating", step=step, ending=end, lockedClaims=[], **more)
 
 
 def test_the_end_waits_for_the_server_and_the_lock_goes_before() -> None:
@@ -408,8 +408,8 @@ def test_the_end_waits_for_the_server_and_the_lock_goes_before() -> None:
     ("objects", "seconds", "answers", "said", "started"),
     [
         ((pod(uid="pod-2", container="c9"),), 1, {}, "The server is running again.", True),
-        ((), 120, {"start": Refusal(429, "Slow down.")},
-         "The server did not start again: The server was stopped, and the hub did not start it: Slow down.", False),
+        ((), 120, {"start": Refusal(400, "No such profile.")},
+         "The server did not start again: The server was stopped, and the hub did not start it: No such profile.", False),
         ((pod(uid="pod-2", container="c9", ready=False),), 300, {},
          "The server did not start again: it did not answer in time.", False),
         ((pod(uid="pod-2", container="c9", restarts=2, state="waiting", ready=False, last={"exitCode": 7}),), 9, {},
@@ -431,7 +431,9 @@ def test_how_the_end_speaks_of_the_server(
 
 
 def test_a_start_that_the_hub_took_and_that_comes_to_nothing() -> None:
-    step = plan_reset(world(ending("Awaiting"), claim(), now=after(60)))
+    again = status_of(plan_reset(world(ending("Awaiting", starts=1), claim(), now=after(60))))
+    assert (again["phase"], again["step"]) == ("Recreating", "Starting"), "a hub that was restarted has forgotten it"
+    step = plan_reset(world(ending("Awaiting", starts=2), claim(), now=after(60)))
     assert told(step)[2].endswith("The server did not start again: start it from the home page.")
 
 

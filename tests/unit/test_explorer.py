@@ -10,7 +10,7 @@ import copy
 import json
 import re
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime
 from typing import Any, Protocol, Self
 
 import pytest
@@ -29,8 +29,11 @@ RESET = [
 ]  # fmt: skip
 RESTART = [
     "b send", "a late", "b late", "arrival", "kubelet", "answer", "pods go", "crash", "operator crash", "user stops",
-    "user starts", "cancel", "later", "much later", "Infeasible", "Deferred", "willing", "quota", "minimum", "all refused", "hub",
+    "user starts", "cancel", "later", "much later", "Infeasible", "Deferred", "slow", "willing", "dies hard", "quota", "minimum", "all refused",
+    "hub", "hub forgets",
 ]  # fmt: skip
+
+UNWILLING = ["kubelet", "crash", "Deferred", "slow", "willing", "dies hard", "all refused", "hub", "hub forgets"]
 
 #: In seconds: by then everything is over that is waited for with a limit.
 LONG_AGO = 660
@@ -138,26 +141,43 @@ class Restarts:
         return _told([
             [_plain(request) for request in server.requests.values()], server.killed, server.pod, sorted(server.answering),
             [min(int((server.now - end).total_seconds()), LONG_AGO) // 60 for end in server.ends], server.resized_by,
-            [server.node, server.refuses_down, server.refuses_all, server.is_full, server.hub_refuses],
+            [server.node, server.refuses_down, server.refuses_all, server.is_full, server.hub_refuses, server.hub_forgets],
+            [server.dies_hard, server.under_way, server.taken_from],
             server.gone_for_a_reason,
             [[str(step), _plain(seen)] for step, seen in server.on_their_way],
             self._known(),
-            min(int((server.now - NOW).total_seconds()), LONG_AGO) // self.pace,
+            self._when(server.now),
         ])  # fmt: skip
+
+    def _when(self, moment: datetime) -> int:
+        return min(int((moment - NOW).total_seconds()), LONG_AGO) // self.pace
 
     def _known(self) -> list[Any]:
         """Whoever takes a turn looks first: what was seen before, and b at all, is of use to a disturbance only."""
         a = self.leaders["a"]
         if not self.left:
             return [a.name, sorted(a.answers)]
-        pace = timedelta(seconds=self.pace)
         return [
-            [x.name, _plain(x.request), sorted(x.answers), repr(x.rest), (x.seen - NOW) // pace]
+            [x.name, _plain(x.request), sorted(x.answers), repr(x.rest), self._when(x.seen)]
             for x in self.leaders.values()
         ]
 
     def check(self) -> None:
         server_schedule.check(self.server, self.leaders["a"])
+
+
+@dataclass
+class Unwilling(Restarts):
+    """What a node, a hub and a cluster that refuse or are slow lead to, and a lab that dies meanwhile: more of it at a time.
+
+    The time in the states is coarse, and nothing is late.
+    """
+
+    pace: int = 30
+
+    def events(self) -> list[str]:
+        found = [event for event in super().events() if event.startswith("turn ")]
+        return [*found, *(UNWILLING if self.left else [])]
 
 
 @dataclass
@@ -244,3 +264,12 @@ def test_every_state_of_a_restart_comes_to_its_end(strategies: tuple[str, ...], 
     found = explore(kind(server, {"a": Restarter(server), "b": Restarter(server)}, budget))
     tell(f"{', '.join(strategies)}{', a device' if gpu else ''}, {budget} disturbance(s)", found)
     assert found > 100
+
+
+@pytest.mark.parametrize("strategy", ["Auto", "InPlace"])
+def test_every_state_that_an_unwilling_node_and_hub_lead_to_comes_to_its_end(strategy: str) -> None:
+    server = PaperServer([{"strategy": strategy}])
+    budget = 4 if FULL else 3
+    found = explore(Unwilling(server, {"a": Restarter(server), "b": Restarter(server)}, budget))
+    tell(f"{strategy}, node and hub unwilling, {budget} disturbance(s)", found)
+    assert found > 2000

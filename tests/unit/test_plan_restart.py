@@ -10,7 +10,7 @@ from steward_api.phases import Phase, Reason
 from steward_operator.core import bounce
 from steward_operator.core.model import Refusal, Request
 from steward_operator.core.plan_restart import plan_restart
-from steward_operator.core.steps import Done, ResizePod, StartServer, StopServer, Wait
+from steward_operator.core.steps import Done, ResizePod, StartServer, StopServer, Wait, WriteStatus
 
 from tests.support.builders import NOW, claim, pod, restart, status_of, told, with_status, world, written
 
@@ -243,22 +243,41 @@ def test_recreate_stops_waits_and_starts_through_the_hub() -> None:
 
 
 def test_a_start_that_the_hub_keeps_refusing_ends_with_the_hubs_words() -> None:
-    answers = {"start": Refusal(429, "too many servers")}
+    answers = {"start": Refusal(400, "no such profile")}
     soon = world(recreating("Starting"), claim(), answers=answers, now=NOW + timedelta(seconds=100))
     assert isinstance(plan_restart(soon), Wait)
     late = world(recreating("Starting"), claim(), answers=answers, now=NOW + timedelta(seconds=121))
     status = status_of(plan_restart(late))
     assert status["reason"] == Reason.START_FAILED
-    assert "too many servers" in status["message"]
+    assert "no such profile" in status["message"]
 
 
-def test_a_start_that_the_hub_took_is_not_asked_for_again() -> None:
-    """Each failed start counts towards the hub's own end; one user's restart must not bring it down."""
-    taken = status_of(plan_restart(world(recreating("Starting"), claim(), answers={"start": None})))
-    assert taken["step"] == "Awaiting"
-    req = with_status(recreating(), step="Awaiting", stepTime="2026-11-21T12:00:00Z")
-    assert isinstance(plan_restart(world(req, claim(), now=NOW + timedelta(seconds=30))), Wait)
-    end = status_of(plan_restart(world(req, claim(), now=NOW + timedelta(seconds=61))))
+@pytest.mark.parametrize("status", [0, 429, 502, 503, 504])
+def test_a_server_that_was_stopped_is_started_however_long_the_hub_is_away(status: int) -> None:
+    req = recreating("Starting")
+    answers: dict[str, Refusal | None] = {"start": Refusal(status, "upstream connect error")}
+    step = plan_restart(world(req, claim(), answers=answers, now=NOW + timedelta(days=1)))
+    assert isinstance(step, WriteStatus)
+    assert (step.status["phase"], step.status["reason"]) == (Phase.RESTARTING, Reason.RETRYING)
+    assert {c["type"]: c["status"] for c in step.status["conditions"]}["Stalled"] == "True"
+    later = written(req, step)
+    assert isinstance(plan_restart(world(later, claim(), answers=answers, now=NOW + timedelta(days=2))), Wait)
+    assert plan_restart(world(later, claim(), now=NOW + timedelta(days=2))) == StartServer("ann", "")
+
+
+def test_a_start_that_the_hub_took_is_not_asked_for_again_and_again() -> None:
+    """Each failed start counts towards the hub's own end; one user's restart must not bring it down. A hub that was
+    restarted after it took the start has forgotten it, so that it is asked a second time, and then no more."""
+    req = recreating("Starting")
+    for starts in (1, 2):
+        taken = status_of(plan_restart(world(req, claim(), answers={"start": None})))
+        assert (taken["step"], taken["starts"]) == ("Awaiting", starts)
+        req = with_status(req, **taken)
+        assert isinstance(plan_restart(world(req, claim(), now=NOW + timedelta(seconds=30))), Wait)
+        end = status_of(plan_restart(world(req, claim(), now=NOW + timedelta(seconds=61))))
+        if starts == 1:
+            assert (end["phase"], end["step"]) == (Phase.RESTARTING, "Starting")
+            req = with_status(req, **end)
     assert (end["phase"], end["reason"]) == (Phase.FAILED, Reason.START_FAILED)
 
 

@@ -54,7 +54,7 @@ def test_what_a_restart_in_place_writes_down_first() -> None:
 
 
 def test_what_a_new_start_writes_down_first_and_what_it_takes_back() -> None:
-    waiting = with_status(restart(strategy="Recreate"), waitingUntil=AT, resources={"requests": {"cpu": "1"}})
+    waiting = with_status(restart(strategy="Recreate"), waitingUntil=AT)
     assert status_of(plan_restart(world(waiting, pod(), now=after(7)))) == {
         "phase": "Restarting", "reason": "InProgress", "message": "The server is being stopped and started again.",
         "mechanism": "Recreate", "step": "Stopping", "stepTime": "2026-11-21T12:00:07Z",
@@ -204,9 +204,10 @@ def test_a_crash_that_came_and_went_unseen_shows_in_the_count() -> None:
 
 def test_the_last_moment_leaves_the_server_as_it_was() -> None:
     req = bouncing()
-    stuck = pod(present=req.status["resources"], conditions=[{"type": "PodResizeInProgress", "status": "True"}])
-    assert isinstance(plan_restart(world(req, stuck, now=after(329))), Wait)
-    undoing = status_of(plan_restart(world(req, stuck, now=after(330))))
+    failing = [{"type": "PodResizeInProgress", "status": "True", "reason": "Error"}]
+    undoing = status_of(
+        plan_restart(world(req, pod(present=req.status["resources"], conditions=failing), now=after(330)))
+    )
     assert (undoing["step"], undoing["message"]) == (
         "Reverting", "The node did not restart the server in place; undoing that.",
     )  # fmt: skip
@@ -253,6 +254,69 @@ def test_what_the_node_does_after_all_is_the_restart_and_the_server_is_not_stopp
     assert isinstance(plan_restart(world(req, pod(present=stepped, container="c2", restarts=1, deleting=True))), Wait)
     asked = with_status(req, resources=None)
     assert plan_restart(world(asked, new)) == StopServer("ann", "", "pod-1"), "where nothing was left to the node"
+
+
+DEFERRED = [{"type": "PodResizePending", "status": "True", "reason": "Deferred"}]
+UNDER_WAY = [{"type": "PodResizeInProgress", "status": "True"}]
+STEPPED: Json = {"requests": {"cpu": "49m", "memory": "256Mi"}}
+
+
+def stopping_with_a_resize_left() -> Request:
+    """The node put the resize off, it may not be undone, and the hub is to stop the server."""
+    return with_status(recreating("Stopping"), resources={"requests": {"cpu": "50m"}})
+
+
+def test_what_the_node_has_still_to_do_is_taken_back_before_the_end_of_a_server_that_came_by_itself() -> None:
+    req = stopping_with_a_resize_left()
+    new = pod(present=STEPPED, container="c2", restarts=1, conditions=DEFERRED)
+    assert isinstance(plan_restart(world(req, new, now=after(119))), Wait)
+    undoing = plan_restart(world(req, new, now=after(120)))
+    assert (status_of(undoing)["mechanism"], status_of(undoing)["step"]) == ("InPlace", "Reverting")
+    req = written(req, undoing)
+    assert isinstance(plan_restart(world(req, new, now=after(121))), ResizePod)
+    undone = pod(container="c2", restarts=1)
+    assert status_of(plan_restart(world(req, undone, now=after(122))))["reason"] == Reason.RESTARTED
+
+
+def test_nor_is_it_left_behind_when_the_hub_does_not_stop_the_server() -> None:
+    req = stopping_with_a_resize_left()
+    old = pod(present=STEPPED, conditions=DEFERRED)
+    undoing = status_of(plan_restart(world(req, old, now=after(120))))
+    assert (undoing["mechanism"], undoing["step"]) == ("InPlace", "Reverting")
+    somebody_elses = pod(present={"requests": {"cpu": "2", "memory": "1Gi"}}, conditions=DEFERRED)
+    assert status_of(plan_restart(world(req, somebody_elses, now=after(120))))["phase"] == Phase.FAILED
+    assert status_of(plan_restart(world(req, pod(present=STEPPED), now=after(120))))["phase"] == Phase.FAILED
+
+
+def test_a_resize_that_the_node_has_taken_up_is_not_taken_back() -> None:
+    """It would be a second change: the node would end the new instance, too."""
+    req = with_status(bouncing(), step="Reverting", resources={"requests": {"cpu": "50m"}})
+    taken_up = pod(present=STEPPED, conditions=UNDER_WAY)
+    assert isinstance(plan_restart(world(req, taken_up, now=after(5))), Wait)
+    assert isinstance(plan_restart(world(req, pod(present=STEPPED), now=after(5))), ResizePod)
+    step = plan_restart(world(req, taken_up, now=after(330)))
+    assert told(step)[2] == "The node has begun to restart the server and is not done with that yet."
+    assert isinstance(plan_restart(world(written(req, step), taken_up, now=after(999))), Wait)
+    resizing = plan_restart(world(bouncing(), taken_up, now=after(330)))
+    assert told(resizing) == told(step), "nor is it given up"
+    stopping = stopping_with_a_resize_left()
+    assert isinstance(plan_restart(world(stopping, taken_up, now=after(29))), Wait)
+    assert plan_restart(world(stopping, taken_up, now=after(30))) == StopServer("ann", "", "pod-1", "c1")
+    assert told(plan_restart(world(stopping, taken_up, now=after(400)))) == told(step)
+
+
+@pytest.mark.parametrize("reason", ["our resize", "by itself"])
+def test_a_server_that_comes_back_after_all_is_not_stopped_because_it_was_dead(reason: str) -> None:
+    """It was found dead, so that the hub is to stop and start it; the hub is slow, and the node is not."""
+    conditions = DEFERRED if reason == "by itself" else []
+    dead = pod(present=STEPPED, state="terminated", last={"exitCode": 137}, conditions=conditions)
+    req = written(bouncing(), plan_restart(world(bouncing(), dead)))
+    assert req.status["mechanism"] == "Recreate"
+    assert plan_restart(world(req, dead)) == StopServer("ann", "", "pod-1", "c1")
+    back = pod(present=STEPPED, container="c2", restarts=1)
+    assert isinstance(plan_restart(world(req, back, now=after(60))), Wait)
+    end = status_of(plan_restart(world(req, back, now=after(120))))
+    assert (end["phase"], end["newContainerID"]) == (Phase.SUCCEEDED, "c2")
 
 
 @pytest.mark.parametrize("state", ["running", "terminated"])
@@ -496,14 +560,23 @@ def test_the_way_through_the_hub_is_told() -> None:
     assert status["message"] == "The server has stopped and is being started."
     status = status_of(plan_restart(world(recreating("Starting"), claim(), answers={"start": None})))
     assert (status["step"], status["message"]) == ("Awaiting", "The server is starting.")
-    refused: dict[str, Refusal | None] = {"start": Refusal(429, "Slow down.")}
+    refused: dict[str, Refusal | None] = {"start": Refusal(400, "No such profile.")}
     waiting = world(recreating("Starting"), claim(), answers=refused, now=after(119))
     assert plan_restart(waiting) == Wait("the hub takes the start", after(121))
     said = told(plan_restart(world(recreating("Starting"), claim(), answers=refused, now=after(120))))
-    assert said == ("Failed", "StartFailed", "The server was stopped, and the hub did not start it: Slow down.")
+    assert said == ("Failed", "StartFailed", "The server was stopped, and the hub did not start it: No such profile.")
+    away: dict[str, Refusal | None] = {"start": Refusal(503, "no upstream")}
+    said = told(plan_restart(world(recreating("Starting"), claim(), answers=away, now=after(120))))
+    assert said[2] == "The server has been stopped; it is started as soon as the hub takes starts again."
     awaiting = world(recreating("Awaiting"), claim(), now=after(59))
     assert plan_restart(awaiting) == Wait("the pod comes", after(61))
-    assert told(plan_restart(world(recreating("Awaiting"), claim(), now=after(60))))[1] == "StartFailed"
+    again = status_of(plan_restart(world(recreating("Awaiting"), claim(), now=after(60))))
+    assert (again["step"], again["message"]) == (
+        "Starting",
+        "The hub took the start, and no pod came. It is asked once more.",
+    )
+    twice = with_status(recreating("Awaiting"), starts=2)
+    assert told(plan_restart(world(twice, claim(), now=after(60))))[1] == "StartFailed"
 
 
 def test_a_new_server_that_crashes_again_and_again_is_told_of() -> None:
@@ -527,10 +600,10 @@ def test_a_phase_of_the_other_kind_is_refused() -> None:
 
 def test_a_long_grace_period_puts_the_last_moment_off() -> None:
     req = bouncing()
-    stuck = pod(present=req.status["resources"], conditions=[{"type": "PodResizeInProgress", "status": "True"}])
+    stuck = pod()
     stuck.manifest["spec"]["terminationGracePeriodSeconds"] = 100  # type: ignore[index]
-    assert isinstance(plan_restart(world(req, stuck, now=after(399))), Wait)
-    assert status_of(plan_restart(world(req, stuck, now=after(400))))["step"] == "Reverting"
+    assert isinstance(plan_restart(world(req, stuck, now=after(399))), ResizePod)
+    assert status_of(plan_restart(world(req, stuck, now=after(400))))["reason"] == Reason.TIMED_OUT
 
 
 def test_what_was_recorded_first_stays_on_record() -> None:

@@ -21,7 +21,8 @@ EVENTS = [
     *["a late", "b late", "arrival"],
     *["kubelet", "answer", "pods go"] * 4,
     *["crash", "operator crash", "user stops", "user starts", "cancel", "later", "much later"],
-    *["Infeasible", "Deferred", "willing", "quota", "minimum", "all refused", "hub"],
+    *["Infeasible", "Deferred", "slow", "willing", "dies hard"],
+    *["quota", "minimum", "all refused", "hub", "hub forgets"],
 ]
 Schedule = tuple[int, list[tuple[str, int]]]
 SCHEDULES = st.tuples(st.integers(0, 12), st.lists(st.tuples(st.sampled_from(EVENTS), st.integers(0, 7)), max_size=30))

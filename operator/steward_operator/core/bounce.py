@@ -79,6 +79,12 @@ def _is_near(present: Mapping[str, Any], base: Mapping[str, Any]) -> bool:
     return all(key in before and abs(before[key] - amount) <= bound[key[1]] for key, amount in after.items())
 
 
+def is_a_step_of_ours(pod: Pod) -> bool:
+    """Whether what the pod's spec asks for is the original size or a step or two of restarts away from it."""
+    container, original = pod.notebook, pod.original_resources
+    return bool(container and original is not None and _is_near(_sized(container.resources), _sized(original)))
+
+
 def _is_guaranteed(pod: Pod) -> bool:
     return pod.status.get("qosClass") == "Guaranteed"
 
@@ -158,6 +164,12 @@ def is_in_flight(pod: Pod) -> bool:
     if container is None or not container.status.get("resources"):
         return False
     return _differs(_sized(container.status["resources"]), _sized(container.resources))
+
+
+def is_under_way(pod: Pod) -> bool:
+    """Whether the kubelet is carrying a resize out: the container is about to end. One that fails is tried again later."""
+    condition = pod.condition("PodResizeInProgress")
+    return bool(condition) and condition.get("reason") != "Error" and not pending_reason(pod)
 
 
 def pending_reason(pod: Pod) -> str:

@@ -416,6 +416,11 @@ class Refusal:
         """What is asked for is right, and there is no room for it now."""
         return self.status == 403 and "exceeded quota" in self.message
 
+    @property
+    def is_for_now(self) -> bool:
+        """Whoever was asked is away, or has no time: nothing is said of what was asked for."""
+        return self.status in (0, 429, 502, 503, 504)
+
 
 @dataclass(frozen=True)
 class World:

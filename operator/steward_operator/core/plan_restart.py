@@ -185,8 +185,8 @@ def _not_in_place(world: World, pod: Pod, container: Container, reason: Reason, 
     return fail(world, reason, told)
 
 
-def _start_recreate(world: World, pod: Pod, container: Container, left: bounce.Resources | None = None) -> Plan:
-    """``left`` stays on record where a resize could not be undone: the node may carry it out until the server stops."""
+def _start_recreate(world: World, pod: Pod, container: Container) -> Plan:
+    """What a restart in place has planned stays on record: the node may carry it out until the server stops."""
     return write_status(
         world,
         Phase.RESTARTING,
@@ -196,7 +196,6 @@ def _start_recreate(world: World, pod: Pod, container: Container, left: bounce.R
         step="Stopping",
         stepTime=format_time(world.now),
         waitingUntil=None,
-        resources=left,
         **_observed(pod, container),
     )
 
@@ -241,10 +240,13 @@ def _kill(world: World, pod: Pod, container: Container) -> Plan:
     step = ResizePod(pod.name, pod.uid, pod.resource_version, planned)
     # What the API server took and did not apply would be sent for ever: that, too, is a refusal.
     sent = step.key in world.answers
+    is_ours = _is_reverting(world) or bounce.is_applied(container, planned)
+    if is_ours and container.state == "running" and bounce.is_under_way(pod):
+        return _await_node(world, pod)
     if _is_reverting(world):
         is_refused = sent and not bounce.is_applied(container, planned)
         if is_refused and not _keeps_its_pod(world, pod):
-            return _start_recreate(world, pod, container, left=planned)
+            return _start_recreate(world, pod, container)
         if undoing := _undo(world, pod, container):
             return undoing
         if bounce.pending_reason(pod):
@@ -258,7 +260,7 @@ def _kill(world: World, pod: Pod, container: Container) -> Plan:
         overdue = world.now >= began(world) + timedelta(seconds=grace + world.settings.kill_timeout)
         if world.now >= _last_moment(world, pod):
             return _revert(world, pod, container)
-        if bounce.pending_reason(pod) or (overdue and not pod.condition("PodResizeInProgress")):
+        if bounce.pending_reason(pod) or overdue:
             return _revert(world, pod, container)
         return Wait("the kubelet restarts the container", world.now + LOOK_AGAIN)
     if container.state != "running":
@@ -283,6 +285,15 @@ def _kill(world: World, pod: Pod, container: Container) -> Plan:
         Reason.IN_PLACE_NOT_POSSIBLE,
         f"{_cannot} {refused.message if refused else 'the cluster did not take the change'}.",
     )
+
+
+def _await_node(world: World, pod: Pod) -> Plan:
+    """What the node has taken up is not taken back: that would be a second change, and a second end."""
+    wait = Wait("the node ends the container", world.now + LOOK_AGAIN)
+    if world.now < _last_moment(world, pod):
+        return wait
+    told = "The node has begun to restart the server and is not done with that yet."
+    return step_or_wait(world, write_status(world, Phase.RESTARTING, Reason.IN_PROGRESS, told, stalled=True), wait)
 
 
 def _killed(world: World, pod: Pod, container: Container) -> Plan:
@@ -340,7 +351,7 @@ def _revert(world: World, pod: Pod, container: Container) -> Plan:
     back = dict(present) or ({"requests": dict(allocated)} if allocated else pod.original_resources or {})
     return write_status(
         world, Phase.RESTARTING, Reason.IN_PROGRESS, "The node did not restart the server in place; undoing that.",
-        step="Reverting", resources=back,
+        mechanism="InPlace", step="Reverting", resources=back,
     )  # fmt: skip
 
 
@@ -389,7 +400,7 @@ def _recreate(world: World) -> Plan:
             case Stopped():
                 return next_step(world, "Starting", "The server has stopped and is being started.")
             case NotStopped(reason, message):
-                return fail(world, reason, message)
+                return _left_with_the_node(world) or fail(world, reason, message)
             case stopping:
                 return stopping
     match start(world, old):
@@ -404,14 +415,27 @@ def _recreate(world: World) -> Plan:
 
 
 def _stop(world: World) -> Plan | Stopped | NotStopped:
-    """A resize that was left to the node may be carried out before the server stops: then it has been restarted."""
+    """A resize that is with the node may be carried out before the server stops: then it has been restarted."""
     status = world.request.status
     pod = next((pod for pod in world.pods if pod.uid == status["podUID"]), None)
     container = pod.notebook if pod and status.get("resources") else None
     if pod is None or container is None:
         return stop(world, status["podUID"])
+    waited = (world.now - step_began(world)).total_seconds()
     if pod.is_deleting or container.state != "running" or container.id == status["containerID"]:
+        if bounce.is_under_way(pod) and not pod.is_deleting and waited < world.settings.stop_timeout / 4:
+            return Wait("the node restarts the container after all", world.now + LOOK_AGAIN)
         return stop(world, pod.uid, container.id)
-    if world.now < step_began(world) + timedelta(seconds=world.settings.stop_timeout):
+    if waited < world.settings.stop_timeout:
         return Wait("a stop that the hub was asked for may still come", world.now + LOOK_AGAIN)
-    return _follow(world, pod, container)
+    return _left_with_the_node(world) or _follow(world, pod, container)
+
+
+def _left_with_the_node(world: World) -> Plan | None:
+    """Before the end: take a resize of ours back that the node has put off, and wait for one that it has taken up."""
+    pod = next((pod for pod in world.pods if pod.uid == world.request.status["podUID"]), None)
+    if pod is None or pod.notebook is None or pod.is_deleting or not bounce.is_a_step_of_ours(pod):
+        return None
+    if bounce.is_under_way(pod):
+        return _await_node(world, pod)
+    return _revert(world, pod, pod.notebook) if bounce.pending_reason(pod) else None

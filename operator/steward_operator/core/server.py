@@ -21,6 +21,8 @@ LOOK_AGAIN = timedelta(seconds=2)
 KUBELET_KNOWS = timedelta(seconds=30)
 #: Two instances more than at the first look: ours, and one that came and went after it.
 CRASHED_AFTER = 2
+#: How often a start is asked for that the hub takes and no pod comes of.
+MOST_STARTS = 2
 
 
 @dataclass(frozen=True)
@@ -153,7 +155,8 @@ def _await_going(world: World) -> Wait | WriteStatus:
 
 
 def start(world: World, old_uid: str) -> StartServer | WriteStatus | Wait | Started | NotStarted:
-    """Asked for until the hub has taken it, and then no more: a start that fails must not be tried again and again."""
+    """Asked for until the hub has taken it, and where no pod comes once more: a start that fails is not to be tried again
+    and again."""
     present = server_pod(world)
     if present and present.uid != old_uid:
         container = present.notebook
@@ -169,9 +172,12 @@ def start(world: World, old_uid: str) -> StartServer | WriteStatus | Wait | Star
         if hindrance:
             # The hub took the start, and its spawner then found the lock and took the pod back.
             return next_step(world, "Starting", hindrance, stalled=True)
-        if waited >= world.settings.start_failure_timeout:
-            return NotStarted(Reason.START_FAILED)
-        return Wait("the pod comes", world.now + LOOK_AGAIN)
+        if waited < world.settings.start_failure_timeout:
+            return Wait("the pod comes", world.now + LOOK_AGAIN)
+        if _starts(world) < MOST_STARTS:
+            # A hub that is restarted after it took the start knows nothing of it.
+            return next_step(world, "Starting", "The hub took the start, and no pod came. It is asked once more.")
+        return NotStarted(Reason.START_FAILED)
     if hindrance:
         # The time that a start may take begins when nothing is in its way any more.
         if waited < world.settings.start_failure_timeout:
@@ -182,11 +188,21 @@ def start(world: World, old_uid: str) -> StartServer | WriteStatus | Wait | Star
         return step
     refused = world.answers[step.key]
     if refused is None:
-        return next_step(world, "Awaiting", "The server is starting.")
-    if waited >= world.settings.stop_timeout:
+        return next_step(world, "Awaiting", "The server is starting.", starts=_starts(world) + 1)
+    wait = Wait("the hub takes the start", world.now + LOOK_AGAIN)
+    if waited < world.settings.stop_timeout:
+        return wait
+    if not refused.is_for_now:
         told = f"The server was stopped, and the hub did not start it: {refused.message}"
         return NotStarted(Reason.START_FAILED, told)
-    return Wait("the hub takes the start", world.now + LOOK_AGAIN)
+    # Whoever has stopped a server starts it again, however long the hub is away.
+    told = "The server has been stopped; it is started as soon as the hub takes starts again."
+    return step_or_wait(world, write_status(world, world.request.phase, Reason.RETRYING, told, stalled=True), wait)
+
+
+def _starts(world: World) -> int:
+    """How often the hub has taken the start."""
+    return int(world.request.status.get("starts") or 0)
 
 
 def _hinders_start(world: World, present: Pod | None) -> str:
