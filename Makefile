@@ -49,8 +49,8 @@ test-guards: ## Every guard of the operator taken away, one by one: its tests ha
 	@$(UV) run --frozen --all-packages python tools/guards.py $(if $(WRITE),--write)
 
 .PHONY: test-chaos-full
-test-chaos-full: ## Every fault at every write, a crash at every request, 30,000 + 500 schedules (two hours)
-	@CHAOS=full SCHEDULES=4 $(PYTHON) -m tests.run schedules chaos
+test-chaos-full: ## Every fault at every write, a crash at every request, 30,000 + 500 schedules, 100 sequences (three hours)
+	@CHAOS=full SCHEDULES=4 $(PYTHON) -m tests.run schedules chaos sequences
 
 lint: ## Formatter, linter, types, import contracts, generated files
 	@$(PYTHON) -m tests.run lint

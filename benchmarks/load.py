@@ -15,6 +15,7 @@ import tempfile
 import time
 import urllib.parse
 import urllib.request
+from collections import Counter
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -81,11 +82,12 @@ class Audit:
         """Requests of any kind that the API server had no room for."""
         return sum(event["responseStatus"]["code"] == 429 for event in self._plane.audit(self._begin))
 
-    def of(self, resource: str, subresource: str = "") -> list[Json]:
+    def of(self, resource: str, subresource: str = "", verb: str = "") -> list[Json]:
         return [
             event
             for event in self.writes()
-            if (event["objectRef"]["resource"], event["objectRef"].get("subresource", "")) == (resource, subresource)
+            if verb in ("", event["verb"])
+            and (event["objectRef"]["resource"], event["objectRef"].get("subresource", "")) == (resource, subresource)
             and event["responseStatus"]["code"] < 300
         ]
 
@@ -159,14 +161,33 @@ def idle(audit: Audit, seconds: float) -> Row:
     return f"writes in {seconds:.0f} s without a request", str(len(audit.writes())), "without Events and Leases"
 
 
-def duplicates(ns: Namespace, kubelet: FakeKubelet) -> Row:
+def duplicates(ns: Namespace, kubelet: FakeKubelet, audit: Audit) -> list[Row]:
+    """A hundred that mean the same thing: one of them has an effect, and all of them end well."""
     user = ns.user()
     pod = ns.start_server(user)
-    asked: list[str] = []
-    in_parallel(lambda _: asked.append(ns.ask(names.SERVER_RESTART, user)), 100)
-    ends = [ns.ended(names.SERVER_RESTART, name, 120)["status"]["phase"] for name in asked]
+    ends = asked_at_once(ns, names.SERVER_RESTART, user)
     restarts = kubelet.restarts.get(pod["metadata"]["uid"], 0)
-    return "100 identical restarts at once", f"{ends.count('Succeeded')} succeeded, {restarts} restart(s)", ""
+    stopped = ns.user()
+    claim = ns.make_claim(stopped, "workspace")
+    audit.mark()
+    expected = [{"volume": "workspace", "uid": claim["metadata"]["uid"]}]
+    resets = asked_at_once(ns, names.VOLUME_RESET, stopped, expected=expected)
+    deletes = len(audit.of("persistentvolumeclaims", verb="delete"))
+    return [
+        ("100 identical restarts at once", f"{told(ends)}, {restarts} restart(s)", ""),
+        ("100 identical resets at once", f"{told(resets)}, {deletes} delete(s)", "of the claim that all of them name"),
+    ]
+
+
+def told(ends: Counter[str]) -> str:
+    return ", ".join(f"{count} {phase}" for phase, count in ends.most_common())
+
+
+def asked_at_once(ns: Namespace, kind: str, user: str, count: int = 100, **spec: Any) -> Counter[str]:
+    """How they ended."""
+    asked: list[str] = []
+    in_parallel(lambda _: asked.append(ns.ask(kind, user, **spec)), count)
+    return Counter(ns.ended(kind, name, 120)["status"]["phase"] for name in asked)
 
 
 def burst(ns: Namespace, audit: Audit, count: int) -> Row:
@@ -292,7 +313,7 @@ def measure(ns: Namespace, pair: list[Operator], many: int) -> list[Row]:
         rows.append(("memory, idle", f"{memory(pair[0]):.0f} MB", "resident"))
         rows += latency(ns, audit, 50)
         rows.append(several(ns, audit))
-        rows.append(duplicates(ns, kubelet))
+        rows += duplicates(ns, kubelet, audit)
         rows.append(burst(ns, audit, 1000))
         selector = urllib.parse.quote(UNFINISHED)
         path = f"{ns.requests(names.SERVER_RESTART)}?limit=1&fieldSelector={selector}"

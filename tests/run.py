@@ -20,7 +20,7 @@ from tests.csi.target import TARGET as CSI_TARGET
 from tests.target import TARGET
 
 #: Tiers that need a cluster, and which.
-CLUSTERS = {"e2e": TARGET, "browser": TARGET, "csi": CSI_TARGET}
+CLUSTERS = {"e2e": TARGET, "browser": TARGET, "csi": CSI_TARGET, "sequences": TARGET}
 
 
 @dataclass
@@ -72,7 +72,7 @@ def chaos() -> int:
 
 NAMES = ("unit", "api", "chart", "e2e", "browser", "chaos")
 #: Not run unless asked for: they take long, or are not about every change.
-APART = ("csi", "schedules")
+APART = ("csi", "schedules", "sequences")
 
 
 def schedules() -> int:
@@ -81,8 +81,13 @@ def schedules() -> int:
     return uv_run("pytest", *files, "--durations=5", "-n", "2", "--dist", "worksteal")
 
 
+def sequences() -> int:
+    """Those of the e2e tier alone: a hundred of them with CHAOS=full, on the real kubelet."""
+    return uv_run("pytest", "tests/e2e/test_sequences.py", "--durations=1")
+
+
 TIERS = {"lint": lint} | {tier: lambda t=tier: pytest(t) for tier in (*NAMES, *APART)} | {
-    "e2e": e2e, "chaos": chaos, "schedules": schedules,
+    "e2e": e2e, "chaos": chaos, "schedules": schedules, "sequences": sequences,
 }  # fmt: skip
 
 

@@ -27,7 +27,8 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.tables import machine, replace_section  # noqa: E402
 
-PACKAGE = ROOT / "operator" / "steward_operator"
+#: Where guards stand, by the name of the package.
+PACKAGES = {folder.name: folder for folder in (ROOT / "operator/steward_operator", ROOT / "hub-image/steward_hub")}
 UNIT = ROOT / "tests" / "unit"
 FILES = sorted(UNIT.glob("test_*.py"))
 #: Where the tests of the core are, without those that play thousands of cases.
@@ -43,11 +44,16 @@ class Guard:
     """One entry of the list: what is cut out of a file, and the tests that notice."""
 
     name: str
+    package: str
     file: str
     take: str
     leave: str
     tests: tuple[str, ...]
     also: tuple[str, ...] = ()
+
+    @property
+    def source(self) -> str:
+        return (PACKAGES[self.package] / self.file).read_text()
 
     def cut(self, source: str) -> str:
         """The source without the guard. Raises ValueError when the list and the source have drifted apart."""
@@ -59,19 +65,22 @@ class Guard:
 def guards() -> list[Guard]:
     rows = tomllib.loads((ROOT / "tests" / "guards.toml").read_text())["guards"]
     return [
-        Guard(row["guard"], row["file"], row["take"], row["leave"], tuple(row["tests"]), tuple(row.get("also", ())))
+        Guard(
+            row["guard"], row.get("package", "steward_operator"), row["file"], row["take"], row["leave"],
+            tuple(row["tests"]), tuple(row.get("also", ())),
+        )
         for row in rows
-    ]
+    ]  # fmt: skip
 
 
-def failing(package: Path, *chosen: str) -> set[str]:
-    """Names of the tests that fail with the ``package`` in place of the operator's own. Raises RuntimeError when
+def failing(instead: Path | None, *chosen: str) -> set[str]:
+    """Names of the tests that fail with the packages in the folder ``instead`` of our own. Raises RuntimeError when
     pytest did not get to run them."""
     files = [file for file in FILES if any(f"def {name}(" in file.read_text() for name in chosen)] or CORE
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=no", "-rf", *map(str, files)]
     if chosen:
         command += ["-k", " or ".join(chosen)]
-    environment = {**os.environ, "PYTHONPATH": str(package.parent), "COLUMNS": "200"}
+    environment = {**os.environ, "PYTHONPATH": str(instead or ""), "COLUMNS": "200"}
     try:
         run = subprocess.run(command, cwd=ROOT, env=environment, text=True, capture_output=True, timeout=LONGEST)
     except subprocess.TimeoutExpired as late:
@@ -84,18 +93,17 @@ def failing(package: Path, *chosen: str) -> set[str]:
 def without(guard: Guard, *chosen: str) -> set[str]:
     """The tests that fail when the guard is taken away."""
     with tempfile.TemporaryDirectory(prefix="hub-steward-guard-") as directory:
-        package = Path(directory) / PACKAGE.name
-        shutil.copytree(PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))
-        file = package / guard.file
-        file.write_text(guard.cut(file.read_text()))
-        return failing(package, *chosen)
+        package = Path(directory) / guard.package
+        shutil.copytree(PACKAGES[guard.package], package, ignore=shutil.ignore_patterns("__pycache__"))
+        (package / guard.file).write_text(guard.cut(guard.source))
+        return failing(package.parent, *chosen)
 
 
 def table(found: list[Guard]) -> str:
     rows = ["| guard | tests |", "|---|---|"]
     for guard in found:
-        tests = ", ".join(f"`{name}`" for name in (*guard.tests, *guard.also))
-        rows.append(f"| {guard.name} | {tests} |")
+        tests, also = (", ".join(f"`{name}`" for name in names) for names in (guard.tests, guard.also))
+        rows.append(f"| {guard.name} | {tests}{f'; also {also}' if also else ''} |")
     return "\n".join(rows)
 
 
@@ -110,7 +118,7 @@ def main() -> int:
     chosen = [g for g in every if not arguments.words or any(word in g.name for word in arguments.words)]
     if not chosen:
         parser.error("no guard has such a word in its name")
-    if failed := failing(PACKAGE, *sorted({name for guard in chosen for name in guard.tests})):
+    if failed := failing(None, *sorted({name for guard in chosen for name in guard.tests})):
         print(f"these fail with every guard in place: {', '.join(sorted(failed))}", file=sys.stderr)
         return 1
     unnoticed = 0
@@ -124,7 +132,7 @@ def main() -> int:
                 print("".join(f"    {name}\n" for name in sorted(failed)), end="", flush=True)
     print(f"{len(chosen) - unnoticed} of {len(chosen)} guards: without it, every test named beside it fails")
     if arguments.write and not unnoticed and chosen == every:
-        told = f"{len(every)} guards, taken away one by one: every test of the core named beside it fails."
+        told = f"{len(every)} guards, taken away one by one: every unit test named beside it fails."
         replace_section(ROOT / "docs" / "reliability.md", "guards", f"{table(every)}\n\n{told} {machine()}")
     return 1 if unnoticed else 0
 

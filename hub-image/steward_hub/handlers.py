@@ -350,25 +350,27 @@ class StopHandler(UserServerAPIHandler):
             )
         spawner = user.spawners[server_name]
         try:
-            present, lab = await pod_and_lab(self.steward.namespace, spawner.pod_name)
-            if present and present != wanted:
-                raise web.HTTPError(409, "Another pod of this server runs by now; it was not stopped.")
-            if present and instance not in ("", lab):
-                raise web.HTTPError(409, "The server has been restarted meanwhile; it was not stopped.")
-            if not present:
+            if not await self.is_there(spawner.pod_name, wanted, instance):
                 self.set_status(204)
                 return
             await self.delete(user_name, server_name)
-            if not spawner.active:
+            # That took its time: what was looked at may be gone by now.
+            if not spawner.active and await self.is_there(spawner.pod_name, wanted, instance):
                 # One failed call is enough for the hub to forget a server whose pod runs on: it takes it for stopped
                 # from then on and does nothing more about it.
                 self.log.info("Deleting the pod %s of a server that the hub takes for stopped", spawner.pod_name)
-                if instance and instance != (await pod_and_lab(self.steward.namespace, spawner.pod_name))[1]:
-                    # It took its time over that.
-                    raise web.HTTPError(409, "The server has been restarted meanwhile; it was not stopped.")
                 await delete_pod(self.steward.namespace, spawner.pod_name, wanted, spawner.delete_grace_period)
         except (ClusterAway, ClusterRefused) as problem:
             raise web.HTTPError(503, "The cluster does not answer at the moment. Try again shortly.") from problem
+
+    async def is_there(self, pod_name: str, wanted: str, instance: str) -> bool:
+        """Whether there is a pod. 409 where it is not the one of the UID ``wanted``, or its lab not that instance."""
+        present, lab = await pod_and_lab(self.steward.namespace, pod_name)
+        if present and present != wanted:
+            raise web.HTTPError(409, "Another pod of this server runs by now; it was not stopped.")
+        if present and instance not in ("", lab):
+            raise web.HTTPError(409, "The server has been restarted meanwhile; it was not stopped.")
+        return bool(present)
 
 
 class CancelHandler(StewardHandler):

@@ -174,6 +174,26 @@ def test_a_service_account_may_do_its_work_and_nothing_else(ns: Namespace, accou
     }
 
 
+@pytest.mark.parametrize(
+    ("account", "lease", "may"),
+    [
+        ("operator", names.LEASE, {"get", "update", "create"}),
+        ("operator", "another", {"create"}),
+        ("hub", names.LEASE, {"get"}),
+        ("hub", "another", set()),
+    ],
+)
+def test_the_lease_is_read_and_renewed_by_its_name(ns: Namespace, account: str, lease: str, may: set[str]) -> None:
+    path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
+    found = set()
+    for verb in VERBS:
+        asked = {**attributes("leases.coordination.k8s.io", verb), "name": lease}
+        review = {"spec": {"resourceAttributes": asked}}
+        if ns.api.raw("POST", path, review, token=ns.token(account))["status"].get("allowed"):
+            found.add(verb)
+    assert found == may
+
+
 def test_rights_are_felt_by_real_requests(ns: Namespace) -> None:
     body = {"apiVersion": names.API_VERSION, "kind": names.SERVER_RESTART, "metadata": {"generateName": "x-"},
             "spec": {"user": "ann", "requestedBy": {"kind": "KubernetesUser", "name": "x"}}}  # fmt: skip

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,6 +18,7 @@ from tests.support.control_plane import Refused
 from tests.support.control_plane_fixtures import CONFIG, NAMESPACE, Namespace
 from tests.support.fake_kubelet import FakeKubelet
 from tests.support.operator import FakeHub, Operator, Proxy
+from tests.support.rules import check_rules
 
 
 def test_a_request_that_is_deleted_half_way_makes_the_claim_again_and_is_audited(
@@ -142,6 +145,22 @@ def test_ten_identical_restarts_at_once_are_one_restart(running: Operator, ns: N
     assert {end["phase"] for end in ends} == {"Succeeded"}
     assert kubelet.restarts[pod["metadata"]["uid"]] <= 2, "only what was asked for after the swap is a new restart"
     assert sum(end["reason"] == "Restarted" for end in ends) == kubelet.restarts[pod["metadata"]["uid"]]
+
+
+def test_a_hundred_identical_resets_at_once_are_one_reset(running: Operator, ns: Namespace, proxy: Proxy) -> None:
+    """As the hub sends them, with what the user was looking at: one has an effect, and all of them end."""
+    user = ns.user()
+    claim = ns.make_claim(user, "workspace")
+    expected = [{"volume": "workspace", "uid": claim["metadata"]["uid"]}]
+    with ThreadPoolExecutor(8) as pool:
+        ask = functools.partial(ns.ask, names.VOLUME_RESET, user, expected=expected)
+        asked = [future.result() for future in [pool.submit(ask) for _ in range(100)]]
+    ends = [ns.ended(names.VOLUME_RESET, name, 60)["status"] for name in asked]
+    # Whoever asked in a later second, when the new volume was there, was looking at the old one.
+    assert {(end["phase"], end["reason"]) for end in ends} <= {("Succeeded", "Reset"), ("Failed", "Stale")}
+    deletes = [w for w in proxy.writes if w.method == "DELETE" and "persistentvolumeclaims" in w.path]
+    assert [w.body["preconditions"]["uid"] for w in deletes] == [claim["metadata"]["uid"]]
+    check_rules(proxy.writes)
 
 
 def next_second(ns: Namespace, user: str) -> None:

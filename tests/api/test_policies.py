@@ -64,6 +64,22 @@ def test_a_server_is_not_made_larger_or_smaller(ns: Namespace, server: Json, cpu
     )
 
 
+MEBIBYTE = 2**20
+
+
+def test_a_servers_memory_moves_by_a_small_step_too(ns: Namespace, kubelet: FakeKubelet) -> None:
+    user = ns.user()
+    ns.make_claim(user, "workspace")
+    ns.make_pod(user, resources={"requests": {"cpu": "50m", "memory": "256Mi"}})
+    path = ns.core("pods", f"jupyter-{user}") + "/resize"
+    for mebibytes in (255, 257, 258):
+        amount = f"{mebibytes * MEBIBYTE}"
+        send(ns, "PATCH", path, resize({"requests": {"cpu": "50m", "memory": amount}}), STRATEGIC)
+    for amount in ("253Mi", "259Mi", "1Gi", f"{258 * MEBIBYTE + 1}"):
+        body = resize({"requests": {"cpu": "50m", "memory": amount}})
+        denied(ns, "PATCH", path, body, STRATEGIC, match="at most 2m of CPU")
+
+
 def test_a_limit_is_not_added(ns: Namespace, server: Json) -> None:
     body = resize({"requests": {"cpu": "50m"}, "limits": {"memory": "1Gi"}})
     denied(ns, "PATCH", resize_path(ns, server), body, STRATEGIC, match="at most")
@@ -269,11 +285,12 @@ def test_the_namespaces_viewers_see_requests_and_its_editors_make_them(ns: Names
             "subjects": [{"kind": "ServiceAccount", "name": account, "namespace": "hub"}],
         }  # fmt: skip
         ns.api.raw("POST", "/apis/rbac.authorization.k8s.io/v1/namespaces/hub/rolebindings", binding)
-    found = set()
-    for verb in ("get", "list", "watch", "create", "update", "patch", "delete", "deletecollection"):
-        attributes = {"namespace": "hub", "verb": verb, "group": names.GROUP, "resource": "volumeresets"}
-        review = {"spec": {"resourceAttributes": attributes}}
-        path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
-        if ns.api.raw("POST", path, review, token=ns.token(account))["status"]["allowed"]:
-            found.add(verb)
-    assert found == may
+    path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
+    for plural in names.PLURALS.values():
+        found = set()
+        for verb in ("get", "list", "watch", "create", "update", "patch", "delete", "deletecollection"):
+            attributes = {"namespace": "hub", "verb": verb, "group": names.GROUP, "resource": plural}
+            review = {"spec": {"resourceAttributes": attributes}}
+            if ns.api.raw("POST", path, review, token=ns.token(account))["status"]["allowed"]:
+                found.add(verb)
+        assert found == may, plural

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -104,45 +103,72 @@ def test_A03_one_success_and_one_failure_are_both_shown(used: Session, kube: Kub
     assert after["cache"] != before["cache"]["metadata"]["uid"]
 
 
-def next_second(kube: Kube, user: Session) -> None:
-    """A request of the second in which the volume was made is one for a volume that is new and empty already."""
-    made = datetime.fromisoformat(kube.claims(user.user)["home"]["metadata"]["creationTimestamp"])
-    wait_for("the second is over", lambda: (datetime.now(UTC) - made).total_seconds() >= 1.5, 10, every=0.1)
+def fill_home(kube: Kube, user: Session, name: str) -> str:
+    """A file in the home of a server that is stopped afterwards; UID of the home's claim."""
+    user.start_and_wait()
+    write(kube, user, f"/home/jovyan/{name}")
+    user.stop_and_wait()
+    return kube.uids(user.user)["home"]
+
+
+def is_over(kube: Kube, name: str) -> bool:
+    return "completionTime" in kube.request("vreset", name).get("status", {})
 
 
 @pytest.mark.alone
-def test_A35_the_operator_may_die_at_any_moment(used: Session, kube: Kube) -> None:
-    """Both pods at once, by force; the reset with its backup ends as if nothing had happened."""
-    moments = random.Random(35)
-    for _ in range(4):
-        next_second(kube, used)
-        before = kube.uids(used.user)["home"]
-        name = kube.create(manifest(names.VOLUME_RESET, used.user, volumes=["home"]))
-        moment = time.monotonic() + moments.uniform(0.0, 4.0)
-        wait_for("the moment has come", lambda end=moment: time.monotonic() >= end, 10, every=0.02)
-        kube("delete", "pod", "-l", "component=operator", "--force", "--grace-period=0")
+def test_A35_the_operator_may_die_at_any_moment(user: Session, kube: Kube) -> None:
+    """Both pods at once, by force, in the middle of it; the reset with its backup ends as if nothing had happened."""
+    chance = random.Random(35)
+    fill_home(kube, user, "first")
+    begun = time.monotonic()
+    kube.finished("vreset", kube.create(manifest(names.VOLUME_RESET, user.user, volumes=["home"])), 120)
+    undisturbed = time.monotonic() - begun
+    kills = 0
+    for number in range(8):
+        before = fill_home(kube, user, f"round{number}")
+        name = kube.create(manifest(names.VOLUME_RESET, user.user, volumes=["home"]))
+        moment = time.monotonic() + chance.uniform(0.0, undisturbed)
+        wait_for("the moment has come", lambda end=moment: time.monotonic() >= end, 60, every=0.02)
+        if not is_over(kube, name):
+            kube("delete", "pod", "-l", "component=operator", "--force", "--grace-period=0")
+            kills += 1
         ended = kube.finished("vreset", name, 180)
         assert ended["status"]["phase"] == "Succeeded", ended["status"]
-        assert kube.uids(used.user)["home"] != before
+        assert kube.uids(user.user)["home"] != before
         assert "finalizers" not in ended["metadata"]
-    assert all(names.BACKUP in c["metadata"]["annotations"] for c in backups(kube, used.user))
-    used.start_and_wait()
+        (row,) = ended["status"]["volumes"]
+        assert row["backup"]["state"] == "Ready"
+        if kills == 4:
+            break
+    assert kills == 4, "the resets were over before their moments came"
+    assert all(names.BACKUP in c["metadata"]["annotations"] for c in backups(kube, user.user))
+    undone = finished(kube, user.reset(["home"], putBack=row["backup"]["name"]))
+    assert undone["status"]["reason"] == "Restored", undone["status"]
+    user.start_and_wait()
+    assert exists(kube, user, f"/home/jovyan/round{number}")
 
 
 @pytest.mark.alone
 def test_A40_the_hub_may_go_while_a_reset_runs(used: Session, kube: Kube) -> None:
-    answer = used.reset(["home"])
-    assert answer.status == 202, answer.text
-    kube("delete", "pod", "-l", "component=hub", "--wait=false")
-    ended = finished(kube, answer)
+    """The page picks the progress up again: something holds the old claim until it has been looked at."""
+    claim = kube.claims(used.user)["home"]["metadata"]["name"]
+    kube("patch", "pvc", claim, "--type=merge", "-p", '{"metadata": {"finalizers": ["test.example/hold"]}}')
+    try:
+        answer = used.reset(["home"])
+        assert answer.status == 202, answer.text
+        name = answer.json["request"]["name"]
+        kube("delete", "pod", "-l", "component=hub", "--wait=false")
+        wait_for("the delete", lambda: "deletionTimestamp" in kube.claims(used.user)["home"]["metadata"], 120)
+        kube("rollout", "status", "deployment/hub", "--timeout=120s")
+        wait_for("the hub is back", lambda: used.raw("GET", "/hub/health").status == 200, 60)
+        shown = used.card()
+        assert shown["state"] in ("resetting", "stalled"), shown
+        assert shown["active"]["name"] == name
+    finally:
+        kube("patch", "pvc", claim, "--type=merge", "-p", '{"metadata": {"finalizers": null}}')
+    ended = kube.finished("vreset", name, 180)
     assert ended["status"]["phase"] == "Succeeded", ended["status"]
-    kube("rollout", "status", "deployment/hub", "--timeout=120s")
-
-    def is_back() -> bool:
-        return used.raw("GET", "/hub/health").status == 200
-
-    wait_for("the hub is back", is_back, 60)
-    assert used.card()["last"]["name"] == ended["metadata"]["name"]
+    assert used.card()["last"]["name"] == name
 
 
 def test_stop_and_start_around_a_reset(user: Session, kube: Kube) -> None:

@@ -251,9 +251,15 @@ def test_A43_many_at_once_and_no_server_is_lost(login: Callable[[str], Session],
         wait_for(f"{session.user} runs", lambda s=session: s.state() == "running", 180)
     before = {session.user: (kube.pod(session.user) or {})["metadata"]["uid"] for session in people}
     asked = {session.user: session.restart() for session in people}
+    assert {answer.status for answer in asked.values()} == {202}
+    shown = {session.user: session.card() for session in people}
+    for user, card in shown.items():
+        mine = asked[user].json["request"]["name"]
+        told = card["active"] or card["last"]
+        assert (told["name"], bool(told["message"])) == (mine, True), "the page says where each stands"
+    assert "restarting" in {card["state"] for card in shown.values()}
     for session in people:
         answer = asked[session.user]
-        assert answer.status == 202, answer.text
         ended = kube.finished("srestart", answer.json["request"]["name"], 180)
         assert ended["status"]["phase"] == "Succeeded", ended["status"]
         assert session.card()["last"]["name"] == ended["metadata"]["name"]

@@ -186,8 +186,11 @@ class Namespace:
                 raise
             return None
 
-    def make_pod(self, user: str, *, is_server: bool = True, dry_run: bool = False, sidecar: bool = False) -> None:
-        resources = {"requests": {"cpu": "50m"}}
+    def make_pod(
+        self, user: str, *, is_server: bool = True, dry_run: bool = False, sidecar: bool = False,
+        resources: Json | None = None,
+    ) -> None:  # fmt: skip
+        resources = resources or {"requests": {"cpu": "50m"}}
         body: Json = {
             "metadata": {
                 "name": f"jupyter-{user}",

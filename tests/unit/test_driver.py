@@ -12,7 +12,7 @@ import pytest
 from steward_api import names
 from steward_operator.core.model import Request
 from steward_operator.core.settings import Settings
-from steward_operator.core.steps import StopServer
+from steward_operator.core.steps import StopServer, TryCreateClaim
 from steward_operator.engine.driver import Driver, LookAgain
 from steward_operator.engine.prober import Prober
 from steward_operator.engine.store import Requests, Servers
@@ -159,5 +159,35 @@ def test_the_hub_is_asked_for_nothing_when_the_request_has_changed() -> None:
         server.manifest["metadata"]["resourceVersion"] = "1"
         await driver._do(seen, step, {})
         assert hub.calls == ["ann"]
+
+    asyncio.run(play())
+
+
+@pytest.mark.parametrize(
+    ("answer", "passes"),
+    [
+        (None, True),
+        (KubeError(409, "already exists", "AlreadyExists"), True),
+        (KubeError(403, "exceeded quota: pvc", "Forbidden"), True),
+        (KubeError(403, "denied by a policy", "Forbidden"), False),
+        (KubeError(422, "spec.storageClassName: not found", "Invalid"), False),
+    ],
+)
+def test_a_creation_that_is_tried_passes_where_only_its_name_or_room_is_missing(
+    answer: KubeError | None, passes: bool
+) -> None:
+    class Trial(OneRequest):
+        async def create_claim(self, template: Mapping[str, Any], *, dry_run: bool = False) -> Json:
+            assert dry_run
+            if answer:
+                raise answer
+            return {}
+
+    async def play() -> None:
+        driver, _, _ = driver_of(Trial(restart()))
+        refused = await driver._try_create(TryCreateClaim({"metadata": {"name": "home-ann"}}))
+        assert (refused is None) == passes
+        if refused is not None and answer is not None:
+            assert refused.message == answer.message
 
     asyncio.run(play())

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from steward_api.phases import Phase
 from steward_operator.core.steps import Wait
 
-from tests.support.amount import examples
+from tests.support.amount import examples, note_played
 from tests.support.paper_server import PaperServer, Restarter
 from tests.support.server_schedule import check, go_on, happen
 
@@ -50,6 +50,7 @@ def play(server: PaperServer, schedule: Schedule) -> Restarter:
 def test_no_schedule_breaks_a_rule_and_every_restart_ends(
     specs: list[dict[str, Any]], gpu: bool, guaranteed: bool, schedule: Schedule
 ) -> None:
+    note_played("restarts")
     server = PaperServer(specs, gpu=gpu, guaranteed=guaranteed)
     check(server, play(server, schedule))
 

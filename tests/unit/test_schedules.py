@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from steward_api.phases import Phase
 from steward_operator.core.steps import Wait
 
-from tests.support.amount import examples
+from tests.support.amount import examples, note_played
 from tests.support.paper import Leader, PaperCluster
 from tests.support.schedule import EVENTS, check, happen
 
@@ -44,6 +44,7 @@ KINDS = st.sampled_from([("workspace",), ("home",), ("home", "cache")])
 def test_no_schedule_breaks_a_rule_and_every_one_ends_with_a_claim(
     kinds: tuple[str, ...], spec: dict[str, str], used: bool, running: bool, schedule: Schedule
 ) -> None:
+    note_played("resets")
     cluster = PaperCluster(*kinds, used=used, running=running, **spec)
     before = {kind: cluster.volumes[f"{kind}-ann"].content for kind in kinds}
     check(cluster, play(cluster, schedule))
@@ -58,6 +59,7 @@ def test_no_schedule_breaks_a_rule_and_every_one_ends_with_a_claim(
 @settings(max_examples=examples(1500), deadline=None, derandomize=True)
 @given(st.sampled_from(["Default", "None"]), st.booleans(), SCHEDULES)
 def test_no_schedule_of_an_undo_loses_either_content(backup: str, running: bool, schedule: Schedule) -> None:
+    note_played("undos")
     cluster = with_backup()
     contents = {"from": "Backup", "name": cluster.backup_name}
     undo = PaperCluster("home", name="undo", running=running, backup=backup, contents=contents, serverPolicy="Stop")

@@ -57,13 +57,12 @@ class Base:
     namespace, pod_name, port, name = "hub", "jupyter-ann", 8888, ""
     component_label = "singleuser-storage"
     server = None
-    storage_extra_labels: Json = {}
-    storage_extra_annotations: Json = {}
     _pvc_exists = True
 
     def __init__(self, cluster: Cluster, pods: Json) -> None:
         super().__init__()
         self.api = self.cluster = cluster
+        self.storage_extra_labels, self.storage_extra_annotations = {}, {}  # type: Json, Json
         self.user = SimpleNamespace(name="ann")
         self.log = logging.getLogger("spawner")
         self.pod_reflector = SimpleNamespace(pods=pods)

@@ -167,9 +167,9 @@ def is_in_flight(pod: Pod) -> bool:
 
 
 def is_under_way(pod: Pod) -> bool:
-    """Whether the kubelet is carrying a resize out: the container is about to end. One that fails is tried again later."""
+    """Whether the kubelet is carrying a resize out: the container is about to end. Not one that it fails at."""
     condition = pod.condition("PodResizeInProgress")
-    return bool(condition) and condition.get("reason") != "Error" and not pending_reason(pod)
+    return condition is not None and condition.get("reason") != "Error" and not pending_reason(pod)
 
 
 def pending_reason(pod: Pod) -> str:

@@ -155,8 +155,7 @@ def _await_going(world: World) -> Wait | WriteStatus:
 
 
 def start(world: World, old_uid: str) -> StartServer | WriteStatus | Wait | Started | NotStarted:
-    """Asked for until the hub has taken it, and where no pod comes once more: a start that fails is not to be tried again
-    and again."""
+    """Asked for until the hub has taken it; where no pod comes of it once more, and then no more."""
     present = server_pod(world)
     if present and present.uid != old_uid:
         container = present.notebook
