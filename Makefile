@@ -27,7 +27,7 @@ clean-cache: ## Remove builds and downloads, for a cold start
 	@$(PYTHON) -m cluster clean-cache
 
 .PHONY: test
-test: ## Run every tier: lint, unit, api, chart, e2e, browser, three minutes of chaos
+test: ## Run every tier: lint, unit, api, chart, e2e, browser, some minutes of chaos
 	@$(PYTHON) -m tests.run
 
 .PHONY: test-unit test-api test-chart test-e2e test-browser test-chaos lint
@@ -36,7 +36,7 @@ test-api: ## A real API server, etcd and controller manager
 test-chart: ## What Helm renders and refuses
 test-e2e: ## The hub's REST API and kubectl on a kind cluster (KEEP=1 keeps it)
 test-browser: ## Chromium with axe on the same cluster
-test-chaos: ## Faults and crashes at seeded moments, three minutes of them
+test-chaos: ## Faults and crashes at seeded moments, some minutes of them
 test-unit test-api test-chart test-e2e test-browser test-chaos:
 	@$(PYTHON) -m tests.run $(subst test-,,$@)
 

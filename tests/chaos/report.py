@@ -14,7 +14,7 @@ from benchmarks.tables import machine, replace_section, section
 from cluster import cache
 
 T = TypeVar("T")
-#: Everything, or the seeded three minutes of it that `make test` runs.
+#: Everything, or the seeded sample of it that `make test` runs.
 FULL = os.environ.get("CHAOS") == "full"
 FILE = cache.REPOSITORY / "test-report" / "chaos.json"
 DOCUMENT = cache.REPOSITORY / "docs" / "reliability.md"
