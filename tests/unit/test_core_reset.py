@@ -437,6 +437,14 @@ def test_a_start_that_the_hub_took_and_that_comes_to_nothing() -> None:
     assert told(step)[2].endswith("The server did not start again: start it from the home page.")
 
 
+def test_a_reset_that_is_deleted_does_not_wait_for_a_hub_that_is_away() -> None:
+    away: dict[str, Refusal | None] = {"start": Refusal(0, "no route")}
+    gone = ending()
+    gone.meta["deletionTimestamp"] = AT  # type: ignore[index]
+    assert isinstance(plan_reset(world(ending(), claim(), answers=away, now=after(120))), WriteStatus)
+    assert not isinstance(plan_reset(world(gone, claim(), answers=away, now=after(120))), WriteStatus | Wait)
+
+
 # -- backups that are due, newer operators, tools that apply again -----------------------------------------------------
 
 

@@ -305,6 +305,71 @@ def test_a_resize_that_the_node_has_taken_up_is_not_taken_back() -> None:
     assert told(plan_restart(world(stopping, taken_up, now=after(400)))) == told(step)
 
 
+@pytest.mark.parametrize("device", [False, True])
+def test_what_the_node_took_up_before_it_could_be_undone_and_does_not_start_again_is_started(device: bool) -> None:
+    """Back-off, and an exit code of 0: the container is dead for good, or, where it was alone, its pod is over."""
+    req = with_status(bouncing(strategy="Auto" if device else "InPlace"), step="Reverting",
+                      resources={"requests": {"cpu": "50m"}})  # fmt: skip
+    limits = {"limits": {"nvidia.com/gpu": "1"}} if device else {}
+    dead = pod(present={**STEPPED, **limits}, state="terminated")
+    assert status_of(plan_restart(world(req, dead)))["mechanism"] == "Recreate"
+    over = pod(present={**STEPPED, **limits}, state="terminated", phase="Succeeded")
+    assert status_of(plan_restart(world(req, over)))["mechanism"] == "Recreate"
+    undone = pod(present={"requests": {"cpu": "50m"}, **limits}, state="terminated")
+    assert status_of(plan_restart(world(req, undone)))["mechanism"] == "Recreate", "nor is it left dead afterwards"
+
+
+def test_a_container_that_the_node_starts_again_with_its_new_size_is_not_resized_back_meanwhile() -> None:
+    req = with_status(bouncing(strategy="InPlace"), step="Reverting", resources={"requests": {"cpu": "50m"}})
+    dying = pod(present=STEPPED, state="waiting", last={"exitCode": 137})
+    assert told(plan_restart(world(req, dying)))[0] == "Restarting"
+    assert told(plan_restart(world(req, dying, now=after(400))))[1] == "TimedOut"
+    put_off = pod(present=STEPPED, state="waiting", last={"exitCode": 137}, conditions=DEFERRED)
+    assert isinstance(plan_restart(world(req, put_off)), ResizePod), "what the node has not taken up is taken back"
+
+
+def test_an_instance_that_was_waited_for_beyond_the_last_moment_has_its_time() -> None:
+    new = pod(container="c2", restarts=1, started=after(500), ready=False, present=STEPPED)
+    assert isinstance(plan_restart(world(bouncing(), new, now=after(799))), Wait)
+    assert told(plan_restart(world(bouncing(), new, now=after(800))))[1] == "TimedOut"
+    late = pod(uid="pod-2", container="", created=after(600), ready=False)
+    assert isinstance(plan_restart(world(recreating("Starting"), late, now=after(899))), Wait)
+    assert told(plan_restart(world(recreating("Starting"), late, now=after(900))))[1] == "TimedOut"
+
+
+def test_a_hub_that_is_back_and_not_ready_for_everything_is_asked_for_as_long_as_before() -> None:
+    away: dict[str, Refusal | None] = {"start": Refusal(503, "no upstream")}
+    step = plan_restart(world(recreating("Starting"), claim(), answers=away, now=after(600)))
+    req = written(recreating("Starting"), step)
+    pending: dict[str, Refusal | None] = {"start": Refusal(400, "ann is pending check")}
+    again = plan_restart(world(req, claim(), answers=pending, now=after(601)))
+    assert (status_of(again)["step"], status_of(again)["reason"]) == ("Starting", Reason.IN_PROGRESS)
+    req = written(req, again)
+    assert isinstance(plan_restart(world(req, claim(), answers=pending, now=after(720))), Wait)
+    assert told(plan_restart(world(req, claim(), answers=pending, now=after(721))))[1] == "StartFailed"
+
+
+def test_a_stop_on_its_way_is_waited_for_when_an_instance_comes_late() -> None:
+    req = stopping_with_a_resize_left()
+    late = pod(present=STEPPED, container="c2", restarts=1, started=after(200))
+    assert isinstance(plan_restart(world(req, late, now=after(259))), Wait)
+    assert status_of(plan_restart(world(req, late, now=after(260))))["reason"] == Reason.RESTARTED
+
+
+def test_the_size_that_was_asked_for_is_none_of_a_new_start_s_business() -> None:
+    """Where no restart in place was tried, what the node has still to do is somebody else's."""
+    put_off = pod(present=STEPPED, conditions=DEFERRED)
+    said = told(plan_restart(world(recreating(), put_off, now=after(120))))
+    assert said == ("Failed", "TimedOut", "The server did not stop in time. Its pod is still there.")
+
+
+def test_a_step_from_somebody_elses_size_is_taken_back_too() -> None:
+    grown: Json = {"requests": {"cpu": "499m", "memory": "256Mi"}}
+    req = with_status(recreating(), resources=grown)
+    undoing = status_of(plan_restart(world(req, pod(present=grown, conditions=DEFERRED), now=after(120))))
+    assert undoing["step"] == "Reverting"
+
+
 @pytest.mark.parametrize("reason", ["our resize", "by itself"])
 def test_a_server_that_comes_back_after_all_is_not_stopped_because_it_was_dead(reason: str) -> None:
     """It was found dead, so that the hub is to stop and start it; the hub is slow, and the node is not."""

@@ -196,6 +196,7 @@ def _start_recreate(world: World, pod: Pod, container: Container) -> Plan:
         step="Stopping",
         stepTime=format_time(world.now),
         waitingUntil=None,
+        stalled=_is_late(world, pod),
         **_observed(pod, container),
     )
 
@@ -222,7 +223,7 @@ def _follow(world: World, pod: Pod, container: Container) -> Plan:
         return _crashed(world, container)
     if answers(world, pod, container):
         return finish(world, Phase.SUCCEEDED, Reason.RESTARTED, newContainerID=container.id)
-    return _await_answer(world)
+    return _await_answer(world, pod)
 
 
 def _take_back(world: World, pod: Pod, container: Container) -> Plan | None:
@@ -244,6 +245,8 @@ def _kill(world: World, pod: Pod, container: Container) -> Plan:
     if is_ours and container.state == "running" and bounce.is_under_way(pod):
         return _await_node(world, pod)
     if _is_reverting(world):
+        if container.state != "running" and not _may_be_undone(pod, container, planned):
+            return _killed(world, pod, container)
         is_refused = sent and not bounce.is_applied(container, planned)
         if is_refused and not _keeps_its_pod(world, pod):
             return _start_recreate(world, pod, container)
@@ -285,6 +288,12 @@ def _kill(world: World, pod: Pod, container: Container) -> Plan:
         Reason.IN_PLACE_NOT_POSSIBLE,
         f"{_cannot} {refused.message if refused else 'the cluster did not take the change'}.",
     )
+
+
+def _may_be_undone(pod: Pod, container: Container, back: bounce.Resources) -> bool:
+    """Whether a resize may be taken back though its container has ended: that comes back, and not because of it."""
+    is_with_the_node = bool(bounce.pending_reason(pod)) or bounce.is_applied(container, back)
+    return is_with_the_node and container.comes_back(pod.restart_policy)
 
 
 def _await_node(world: World, pod: Pod) -> Plan:
@@ -351,7 +360,7 @@ def _revert(world: World, pod: Pod, container: Container) -> Plan:
     back = dict(present) or ({"requests": dict(allocated)} if allocated else pod.original_resources or {})
     return write_status(
         world, Phase.RESTARTING, Reason.IN_PROGRESS, "The node did not restart the server in place; undoing that.",
-        mechanism="InPlace", step="Reverting", resources=back,
+        mechanism="InPlace", step="Reverting", resources=back, stalled=_is_late(world, pod),
     )  # fmt: skip
 
 
@@ -363,7 +372,8 @@ def _lost_pod(world: World, pod: Pod | None) -> Plan:
             return Wait("the pod goes", world.now + LOOK_AGAIN)
     elif pod is not None and pod.notebook is not None:
         # With exit code 0 the node takes the pod for done. Where our resize ended it, it is started whatever was asked.
-        is_ours = not _is_reverting(world) and bounce.is_applied(pod.notebook, world.request.status["resources"])
+        # While it is taken back, the record is of what is to be again.
+        is_ours = bounce.is_applied(pod.notebook, world.request.status["resources"]) != _is_reverting(world)
         if is_ours or world.request.spec.get("strategy") != Strategy.IN_PLACE:
             return _start_recreate(world, pod, pod.notebook)
     if present and present.uid != world.request.status["podUID"]:
@@ -373,7 +383,7 @@ def _lost_pod(world: World, pod: Pod | None) -> Plan:
                 world, Phase.SUCCEEDED, Reason.RESTARTED, "The server was started anew meanwhile and answers.",
                 newContainerID=container.id, newPodUID=present.uid,
             )  # fmt: skip
-        return _await_answer(world)
+        return _await_answer(world, present)
     return fail(world, Reason.SERVER_NOT_RUNNING, "The server was stopped while it was being restarted.")
 
 
@@ -388,8 +398,13 @@ def _last_moment(world: World, pod: Pod) -> datetime:
     return began(world) + timedelta(seconds=grace + world.settings.answer_timeout)
 
 
-def _await_answer(world: World) -> Plan:
-    waiting = await_answer(world)
+def _is_late(world: World, pod: Pod) -> bool:
+    """What is begun anew by then goes round in circles: something else has to change."""
+    return world.now >= _last_moment(world, pod)
+
+
+def _await_answer(world: World, pod: Pod) -> Plan:
+    waiting = await_answer(world, pod)
     return fail(world, waiting.reason) if isinstance(waiting, NotStarted) else waiting
 
 
@@ -421,20 +436,25 @@ def _stop(world: World) -> Plan | Stopped | NotStopped:
     container = pod.notebook if pod and status.get("resources") else None
     if pod is None or container is None:
         return stop(world, status["podUID"])
-    waited = (world.now - step_began(world)).total_seconds()
+    time = timedelta(seconds=world.settings.stop_timeout)
+    waited = world.now - step_began(world)
     if pod.is_deleting or container.state != "running" or container.id == status["containerID"]:
-        if bounce.is_under_way(pod) and not pod.is_deleting and waited < world.settings.stop_timeout / 4:
+        if bounce.is_under_way(pod) and not pod.is_deleting and waited < time / 4:
             return Wait("the node restarts the container after all", world.now + LOOK_AGAIN)
         return stop(world, pod.uid, container.id)
-    if waited < world.settings.stop_timeout:
+    # No stop is taken of an instance that has gone; one that was taken before comes within this time.
+    if waited < time or (container.started_at and world.now < container.started_at + time / 2):
         return Wait("a stop that the hub was asked for may still come", world.now + LOOK_AGAIN)
     return _left_with_the_node(world) or _follow(world, pod, container)
 
 
 def _left_with_the_node(world: World) -> Plan | None:
     """Before the end: take a resize of ours back that the node has put off, and wait for one that it has taken up."""
+    planned = world.request.status.get("resources")
     pod = next((pod for pod in world.pods if pod.uid == world.request.status["podUID"]), None)
-    if pod is None or pod.notebook is None or pod.is_deleting or not bounce.is_a_step_of_ours(pod):
+    if planned is None or pod is None or pod.notebook is None or pod.is_deleting:
+        return None
+    if not (bounce.is_a_step_of_ours(pod) or bounce.is_applied(pod.notebook, planned)):
         return None
     if bounce.is_under_way(pod):
         return _await_node(world, pod)

@@ -86,8 +86,10 @@ def next_step(world: World, step: str, told: str, **fields: Any) -> WriteStatus:
     )
 
 
-def await_answer(world: World) -> Wait | NotStarted:
-    limit = step_began(world) + timedelta(seconds=world.settings.answer_timeout)
+def await_answer(world: World, pod: Pod) -> Wait | NotStarted:
+    """What came late, because it was waited for long, has its time all the same."""
+    born = (pod.notebook and pod.notebook.started_at) or pod.created
+    limit = max(step_began(world), born) + timedelta(seconds=world.settings.answer_timeout)
     if world.now >= limit:
         return NotStarted(Reason.TIMED_OUT)
     return Wait("the server answers", min(limit, world.now + LOOK_AGAIN))
@@ -164,7 +166,7 @@ def start(world: World, old_uid: str) -> StartServer | WriteStatus | Wait | Star
         if container and container.restart_count >= CRASHED_AFTER:
             told, _ = crash(container)
             return NotStarted(Reason.LAB_CRASHED, told, container)
-        return await_answer(world)
+        return await_answer(world, present)
     waited = (world.now - step_began(world)).total_seconds()
     hindrance = _hinders_start(world, present)
     if world.request.status.get("step") == "Awaiting":
@@ -191,12 +193,14 @@ def start(world: World, old_uid: str) -> StartServer | WriteStatus | Wait | Star
     wait = Wait("the hub takes the start", world.now + LOOK_AGAIN)
     if waited < world.settings.stop_timeout:
         return wait
-    if not refused.is_for_now:
-        told = f"The server was stopped, and the hub did not start it: {refused.message}"
-        return NotStarted(Reason.START_FAILED, told)
-    # Whoever has stopped a server starts it again, however long the hub is away.
-    told = "The server has been stopped; it is started as soon as the hub takes starts again."
-    return step_or_wait(world, write_status(world, world.request.phase, Reason.RETRYING, told, stalled=True), wait)
+    if refused.is_for_now and not world.request.is_deleting:
+        # Whoever has stopped a server starts it again, however long the hub is away.
+        told = "The server has been stopped; it is started as soon as the hub takes starts again."
+        return step_or_wait(world, write_status(world, world.request.phase, Reason.RETRYING, told, stalled=True), wait)
+    if world.request.status.get("reason") == Reason.RETRYING and not world.request.is_deleting:
+        # It is back, and may not be ready for everything yet.
+        return next_step(world, "Starting", "The server has stopped and is being started.")
+    return NotStarted(Reason.START_FAILED, f"The server was stopped, and the hub did not start it: {refused.message}")
 
 
 def _starts(world: World) -> int:
