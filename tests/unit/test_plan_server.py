@@ -328,6 +328,22 @@ def test_a_container_that_the_node_starts_again_with_its_new_size_is_not_resized
     assert isinstance(plan_restart(world(req, put_off)), ResizePod), "what the node has not taken up is taken back"
 
 
+def test_a_resize_that_the_node_takes_up_for_an_instance_that_came_by_itself_is_waited_for() -> None:
+    """It ends that one; the next one is the end of the request, and no crash."""
+
+    def came(size: Json, **more: Any) -> Pod:
+        found = pod(present=STEPPED, conditions=UNDER_WAY, **more)
+        found.manifest["status"]["containerStatuses"][0]["resources"] = size  # type: ignore[index]
+        return found
+
+    req = with_status(bouncing(), step="Reverting", resources={"requests": {"cpu": "50m"}})
+    old_size: Json = {"requests": {"cpu": "50m", "memory": "256Mi"}}
+    assert isinstance(plan_restart(world(req, came(old_size, container="c2", restarts=1))), Wait)
+    assert status_of(plan_restart(world(req, came(STEPPED, container="c3", restarts=2))))["reason"] == Reason.RESTARTED
+    new = came(STEPPED, container="c2", restarts=1)
+    assert status_of(plan_restart(world(bouncing(), new)))["reason"] == Reason.RESTARTED, "not for a word that is old"
+
+
 def test_an_instance_that_was_waited_for_beyond_the_last_moment_has_its_time() -> None:
     new = pod(container="c2", restarts=1, started=after(500), ready=False, present=STEPPED)
     assert isinstance(plan_restart(world(bouncing(), new, now=after(799))), Wait)

@@ -160,10 +160,13 @@ def is_in_flight(pod: Pod) -> bool:
     """Whether the kubelet still has a resize to carry out, ours or another's."""
     if pod.condition("PodResizePending") or pod.condition("PodResizeInProgress"):
         return True
-    container = pod.notebook
-    if container is None or not container.status.get("resources"):
-        return False
-    return _differs(_sized(container.status["resources"]), _sized(container.resources))
+    return pod.notebook is not None and is_to_be_resized(pod.notebook)
+
+
+def is_to_be_resized(container: Container) -> bool:
+    """Whether the container has another size than the pod asks for, as far as the kubelet tells."""
+    present: Resources = container.status.get("resources") or {}
+    return bool(present) and _differs(_sized(present), _sized(container.resources))
 
 
 def is_under_way(pod: Pod) -> bool:

@@ -213,12 +213,17 @@ def _bounce(world: World) -> Plan:
         return _kill(world, pod, container)
     if bounce.pending_reason(pod) and (undoing := _take_back(world, pod, container)):
         return undoing
+    if bounce.is_under_way(pod) and bounce.is_to_be_resized(container):
+        # The old instance went by itself, and the node carries our resize out after all: it ends this one.
+        return _await_node(world, pod)
     return _follow(world, pod, container)
 
 
 def _follow(world: World, pod: Pod, container: Container) -> Plan:
     """A new instance, until it answers."""
-    is_crashing = container.restart_count >= world.request.status["restartCount"] + CRASHED_AFTER
+    # One more where the old instance went by itself and the node carried the resize out later.
+    crashed_after = CRASHED_AFTER + int(_is_reverting(world))
+    is_crashing = container.restart_count >= world.request.status["restartCount"] + crashed_after
     if is_crashing or container.state in ("terminated", "waiting"):
         return _crashed(world, container)
     if answers(world, pod, container):
