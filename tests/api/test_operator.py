@@ -137,6 +137,24 @@ def test_a_running_server_and_a_strangers_pod_are_told_apart(running: Operator, 
         assert (ended["status"]["phase"], ended["status"]["reason"]) == ("Failed", reason)
 
 
+def test_a_volume_that_another_server_of_the_same_user_has_open_is_not_reset(running: Operator, ns: Namespace) -> None:
+    user = ns.user()
+    claim = ns.make_claim(user, "workspace")
+    ns.make_pod(user, server="second")
+    ended = ns.ended(names.VOLUME_RESET, ns.ask(names.VOLUME_RESET, user))["status"]
+    assert (ended["phase"], ended["reason"]) == ("Failed", "InUseByOtherServer")
+    assert "'second'" in ended["message"]
+    assert ns.present(user, "workspace")["metadata"]["uid"] == claim["metadata"]["uid"]
+
+
+def test_a_volume_that_was_tied_to_its_claim_by_hand_is_not_reset(running: Operator, ns: Namespace) -> None:
+    user = ns.user()
+    claim = ns.make_claim(user, "workspace", storageClassName="", volumeName=f"by-hand-{user}")
+    ended = ns.ended(names.VOLUME_RESET, ns.ask(names.VOLUME_RESET, user))["status"]
+    assert (ended["phase"], ended["reason"]) == ("Failed", "StaticallyProvisioned")
+    assert ns.present(user, "workspace")["metadata"]["uid"] == claim["metadata"]["uid"]
+
+
 def test_ten_identical_restarts_at_once_are_one_restart(running: Operator, ns: Namespace, kubelet: FakeKubelet) -> None:
     user = ns.user()
     pod = ns.start_server(user)

@@ -188,8 +188,9 @@ class Namespace:
 
     def make_pod(
         self, user: str, *, is_server: bool = True, dry_run: bool = False, sidecar: bool = False,
-        resources: Json | None = None,
+        resources: Json | None = None, server: str = "",
     ) -> None:  # fmt: skip
+        """A pod that has the user's workspace open; with ``server`` that named server of his."""
         resources = resources or {"requests": {"cpu": "50m"}}
         body: Json = {
             "metadata": {
@@ -206,6 +207,9 @@ class Namespace:
                 "volumes": [{"name": "w", "persistentVolumeClaim": {"claimName": f"workspace-{user}"}}],
             },
         }  # fmt: skip
+        if server:
+            body["metadata"]["name"] += f"--{server}"
+            body["metadata"]["annotations"][names.SERVERNAME] = server
         if sidecar:
             body["spec"]["containers"].append({"name": "side", "image": "paper", "resources": resources})
             native = {"name": "native", "image": "paper", "resources": resources, "restartPolicy": "Always"}
