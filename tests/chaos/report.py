@@ -53,7 +53,7 @@ class Tally:
 
 def line(what: str, figures: dict[str, Any]) -> str:
     """``met`` is how many of the cases reached the moment that was planned; all of them ended within the rules."""
-    more = ", ".join(f"{k}: {v}" for k, v in figures.items() if k not in ("cases", "met", "day"))
+    more = ", ".join(f"{k}: {v}" for k, v in figures.items() if k not in ("cases", "met", "ends", "day"))
     return f"| {what} | {figures['cases']} | {figures['met']} | {more} | {figures['day']} |"
 
 
