@@ -1,6 +1,6 @@
 """Restarts, crashes and out-of-memory kills of the lab in any order and spacing: a server that nobody stopped is never gone.
 
-Four sequences in `make test`; a hundred with ``CHAOS=full python3 -m tests.run e2e``.
+Four sequences in `make test`; a hundred with ``CHAOS=full python3 -m tests.run sequences``.
 """
 
 from __future__ import annotations
