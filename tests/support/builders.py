@@ -10,10 +10,13 @@ from typing import Any
 from steward_api import names
 from steward_api.volumes import BackupPolicy, Volume
 from steward_operator.core.model import Claim, Pod, Request, World
+from steward_operator.core.plan_restart import plan_restart
 from steward_operator.core.steps import WriteStatus
 
 Json = dict[str, Any]
 NOW = datetime(2026, 11, 21, 12, 0, 0, tzinfo=UTC)
+#: The same, as a status has it.
+AT = "2026-11-21T12:00:00Z"
 _numbers = itertools.count(1)
 
 TABLE = {
@@ -171,3 +174,15 @@ def denial(
         "spec": {"policyName": name, "validationActions": ["Deny"]},
     }  # fmt: skip
     return policy, binding
+
+
+def bouncing(**spec: Any) -> Request:
+    """A restart in place that is on record and has not been sent."""
+    req = restart(**spec)
+    return written(req, plan_restart(world(req, pod())))
+
+
+def recreating(step: str = "Stopping") -> Request:
+    """A restart through the hub, begun at `AT`."""
+    return with_status(restart(), phase="Restarting", mechanism="Recreate", step=step, podUID="pod-1", stepTime=AT,
+                       containerID="c1", restartCount=0, startTime=AT)  # fmt: skip
