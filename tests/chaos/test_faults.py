@@ -138,7 +138,7 @@ def check(
     if scenario.kind == names.SERVER_RESTART:
         assert status["phase"] == "Succeeded", (user, status)
     if scenario.server:
-        check_server(ns.pod(user), scenario, user, before, kubelet)
+        check_server(ns.pod(user), scenario, user, before, kubelet, is_reset=status["phase"] == "Succeeded")
     if scenario.kind == names.VOLUME_RESET:
         assert status["lockedClaims"] == [], user
         for kind in scenario.volumes:
@@ -149,9 +149,12 @@ def check(
     return str(status["reason"])
 
 
-def check_server(pod: Json | None, scenario: Scenario, user: str, before: Before, kubelet: FakeKubelet) -> None:
+def check_server(
+    pod: Json | None, scenario: Scenario, user: str, before: Before, kubelet: FakeKubelet, *, is_reset: bool
+) -> None:
     assert before.pod is not None
-    if scenario.spec.get("serverPolicy") == "Stop":
+    if scenario.spec.get("serverPolicy") == "Stop" and is_reset:
+        assert pod is None, (user, "stopped is what was asked for")
         return
     assert pod is not None, (user, "whatever happens, the server is there")
     ended = kubelet.restarts.get(before.pod["metadata"]["uid"], 0)
