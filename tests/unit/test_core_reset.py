@@ -8,6 +8,7 @@ import pytest
 from steward_api import names
 from steward_operator.core.model import Claim, Pod, Refusal, Request
 from steward_operator.core.plan_reset import plan_reset
+from steward_operator.core.plan_restart import plan_restart
 from steward_operator.core.steps import (
     AddFinalizer,
     AnnotateClaim,
@@ -130,6 +131,21 @@ def test_waiting_for_a_lock_and_for_a_claim_that_goes() -> None:
     )
     assert told(step) == ("Pending", "WaitingForClaim", sentence)
     assert plan_reset(world(written(reset(), step), claim(deleting=True))) == Wait("the claim goes", after(5))
+
+
+def test_a_volume_that_another_request_is_about_to_make_again_is_waited_for() -> None:
+    """It may have been all that there was of its user."""
+    maker = with_status(begun("workspace"), phase="Recreating")
+    step = plan_reset(world(reset(name="second"), others=(maker,)))
+    assert told(step) == ("Pending", "WaitingForOtherRequest", "Waiting for the request r.")
+    assert told(plan_reset(world(reset("cache", name="second"), others=(maker,))))[1] == "VolumeMissing"
+    named = reset(name="second", server="second")
+    assert told(plan_reset(world(named, others=(maker,))))[1] == "VolumeMissing", "that of another server"
+    over = with_status(maker, lockedClaims=[])
+    assert told(plan_reset(world(reset(name="second"), others=(over,))))[1] == "VolumeMissing"
+    assert told(plan_reset(world(reset(name="second"), others=(reset(name="r"),))))[1] == "UnknownUser"
+    stopped = told(plan_restart(world(restart(name="second"), others=(maker,))))
+    assert stopped[1] == "ServerNotRunning"
 
 
 def test_joining_another_reset_needs_all_its_volumes_new_and_meant() -> None:

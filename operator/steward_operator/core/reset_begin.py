@@ -32,12 +32,9 @@ def begin(world: World) -> Plan:
         return refused
     for claim in found:
         if holder := _holder(world, claim.name):
-            step = write_status(world, Phase.PENDING, Reason.WAITING_FOR_OTHER, f"Waiting for the request {holder}.")
-            return step_or_wait(world, step, Wait("another request", min(deadline(world), world.now + LOOK_AGAIN)))
+            return _wait_for_other(world, f"Waiting for the request {holder}.")
     if starter := _starting(world):
-        told = f"Waiting until the request {starter} has started the server again."
-        step = write_status(world, Phase.PENDING, Reason.WAITING_FOR_OTHER, told)
-        return step_or_wait(world, step, Wait("a start", min(deadline(world), world.now + LOOK_AGAIN)))
+        return _wait_for_other(world, f"Waiting until the request {starter} has started the server again.")
     if used := in_use(world, [claim.name for claim in found], ignore_own=may_stop(world)):
         return fail(world, *used)
     for claim in found:
@@ -54,6 +51,11 @@ def begin(world: World) -> Plan:
         waitingUntil=None,
         volumes=[_record(world, claim) for claim in found],
     )
+
+
+def _wait_for_other(world: World, told: str) -> Plan:
+    step = write_status(world, Phase.PENDING, Reason.WAITING_FOR_OTHER, told)
+    return step_or_wait(world, step, Wait("another request", min(deadline(world), world.now + LOOK_AGAIN)))
 
 
 def _record(world: World, claim: Claim) -> Record:
@@ -83,6 +85,8 @@ def _claim_to_reset(world: World, kind: str) -> Claim | Plan:
         return fail(world, *refused)
     claim = claims.find(world, kind)
     if claim is None:
+        if maker := _making_again(world, kind):
+            return _wait_for_other(world, f"Waiting for the request {maker}.")
         told = (
             f"The user {world.request.user} has no volume '{kind}' for this server; its next start creates it, empty."
         )
@@ -139,6 +143,16 @@ def in_use(world: World, wanted: list[str], *, ignore_own: bool = False) -> tupl
 def _holder(world: World, claim_name: str) -> str:
     for other in world.others:
         if not other.is_finished and claim_name in (other.status.get("lockedClaims") or ()):
+            return other.name
+    return ""
+
+
+def _making_again(world: World, kind: str) -> str:
+    """Who has deleted the volume and is about to make it again: until then it is not there to be found."""
+    for other in world.others:
+        is_ours = other.server == world.request.server or not world.table[kind].is_per_server
+        is_about_it = any(row["volume"] == kind for row in other.status.get("volumes") or ())
+        if is_ours and is_about_it and not other.is_finished and other.status.get("lockedClaims"):
             return other.name
     return ""
 
