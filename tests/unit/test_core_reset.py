@@ -144,6 +144,8 @@ def test_a_volume_that_another_request_is_about_to_make_again_is_waited_for() ->
     over = with_status(maker, lockedClaims=[])
     assert told(plan_reset(world(reset(name="second"), others=(over,))))[1] == "VolumeMissing"
     assert told(plan_reset(world(reset(name="second"), others=(reset(name="r"),))))[1] == "UnknownUser"
+    refused = with_status(reset(name="r"), phase="Failed", reason="UnknownUser")
+    assert told(plan_reset(world(reset(name="second"), others=(refused,))))[1] == "UnknownUser", "and so it stays"
     stopped = told(plan_restart(world(restart(name="second"), others=(maker,))))
     assert stopped[1] == "ServerNotRunning"
 

@@ -32,12 +32,13 @@ def deadline(world: World) -> datetime:
 def known_users(world: World) -> frozenset[str]:
     """Raw names on the servers and claims of this namespace; the hub is never asked.
 
-    A request that has begun has found its user, whose only claim may be gone for as long as it is made again.
+    A request that is at work has found its user, whose only claim may be gone for as long as it is made again; one that is
+    over may have ended for want of that very user.
     """
     pods = {pod.user for pod in world.pods if pod.is_server}
     claims = {claim.user for claim in world.claims if claim.is_ours}
-    begun = {other.user for other in world.others if other.phase is not Phase.PENDING}
-    return frozenset(pods | claims | begun)
+    at_work = {other.user for other in world.others if other.phase is not Phase.PENDING and not other.is_finished}
+    return frozenset(pods | claims | at_work)
 
 
 def refuse_unknown_user(world: World) -> Plan | None:
