@@ -367,10 +367,13 @@ class StewardMixin(Configurable):
         pod = self.pod_reflector.pods.get(f"{self.namespace}/{self.pod_name}")
         status = self.notebook_status()
         ended = ((status or {}).get("state") or {}).get("terminated")
-        if pod is None or not ended or pod["status"]["phase"] != "Running" or "deletionTimestamp" in pod["metadata"]:
+        if pod is None or not ended or "deletionTimestamp" in pod["metadata"]:
             return False
+        # Of a pod that is over, too: the node may have taken the restart for its end, and the operator starts it anew.
         if await self._restart_is_on(pod["metadata"]["uid"]):
             return True
+        if pod["status"]["phase"] != "Running":
+            return False
         policy = pod["spec"].get("restartPolicy", "Always")
         restarts = policy == "Always" or (policy == "OnFailure" and ended.get("exitCode") != 0)
         finished = ended.get("finishedAt")

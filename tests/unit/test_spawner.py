@@ -234,10 +234,14 @@ def test_what_does_not_come_back_has_ended(cluster: Cluster, ended: Json) -> Non
     assert polled(cluster, seen(**ended)) == 1
 
 
-def test_a_restart_of_that_very_pod_keeps_it_running(cluster: Cluster) -> None:
-    """With exit code 0 the kubelet says of it that it has ended for good; the operator starts it again."""
+@pytest.mark.parametrize("phase", ["Running", "Succeeded"])
+def test_a_restart_of_that_very_pod_keeps_it_running(cluster: Cluster, phase: str) -> None:
+    """With exit code 0 the kubelet says of it that it has ended for good, and of a pod without another container that
+    it is over; the operator starts it again."""
     cluster.restarts = [restart()]
-    assert polled(cluster, seen(code=0)) is None
+    assert polled(cluster, seen(code=0, phase=phase)) is None
+    going = seen(code=0, phase=phase, deletionTimestamp="now")
+    assert polled(cluster, going) == 1, "it is the operator's stop"
 
 
 @pytest.mark.parametrize("other", [restart(phase="Succeeded"), restart(pod_uid="pod-0"), {"metadata": {"name": "new"}}])
