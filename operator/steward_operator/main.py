@@ -110,7 +110,12 @@ async def run(arguments: argparse.Namespace) -> None:
             known = requests.get(*key)
             return {"kind": key[0], "request": key[1], "uid": known.uid if known else ""}
 
-        queue: KeyedQueue[Key] = KeyedQueue(work, name)
+        def user(key: Key) -> str:
+            """Requests for one user's objects are carried out one at a time."""
+            known = requests.get(*key)
+            return known.user if known else ""
+
+        queue: KeyedQueue[Key] = KeyedQueue(work, name, user)
         metrics.queue_depth.set_function(queue.depth)
         for kind in PLURALS:
             metrics.unfinished.labels(kind).set_function(partial(requests.unfinished, kind))
@@ -194,6 +199,10 @@ async def until_told_to_stop(
     if done == {checking} and checking.exception() is None:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     log(logging.INFO, "stopping", because=", ".join(task.get_name() for task in done))
+    # The one that would take the Lease again goes first.
+    leading = next(task for task in tasks if task.get_name() == "lease")
+    leading.cancel()
+    await asyncio.wait([leading])
     await lease.release()
     for task in [*tasks, checking]:
         task.cancel()

@@ -14,11 +14,12 @@ from steward_api.crds import definitions
 from steward_api.names import PLURALS
 from steward_operator.adapters import health, startup
 from steward_operator.core.settings import Settings, Snapshots
-from steward_operator.engine import watches
+from steward_operator.engine import lease, watches
 from steward_operator.engine.limiter import TokenBucket
 from steward_operator.engine.sifter import Sifter
 from steward_operator.hubapi.client import HubError
 from steward_operator.kube.api import KubeError
+from steward_operator.main import until_told_to_stop
 
 from tests.support.control_plane import free_port
 
@@ -243,3 +244,65 @@ def test_a_list_that_fails_is_told_to_those_who_asked_and_the_next_begins_anew()
 
     one, two, after = asyncio.run(play())
     assert (one.status, two.status, after) == (503, 503, [{}])
+
+
+class LeaseServer:
+    """A Lease with a version; ``taken_back`` renewals arrive while it is being given up."""
+
+    def __init__(self, taken_back: int = 0) -> None:
+        self.lease: Json | None = None
+        self.taken_back = taken_back
+        self.holders: list[str] = []
+
+    async def get_lease(self, name: str) -> Json:
+        await asyncio.sleep(0)
+        if self.lease is None:
+            raise KubeError(404, "no lease")
+        return copy.deepcopy(self.lease)
+
+    async def create_lease(self, lease: Json) -> None:
+        self._take({**lease, "metadata": {**lease["metadata"], "resourceVersion": "1"}})
+
+    async def replace_lease(self, name: str, lease: Json) -> None:
+        await asyncio.sleep(0)
+        assert self.lease is not None
+        present = self.lease["metadata"]["resourceVersion"]
+        if self.taken_back and not lease["spec"]["holderIdentity"]:
+            self.taken_back -= 1
+            self.lease["metadata"]["resourceVersion"] = str(int(present) + 1)
+            raise KubeError(409, "changed", "Conflict")
+        if lease["metadata"]["resourceVersion"] != present:
+            raise KubeError(409, "changed", "Conflict")
+        self._take({**lease, "metadata": {**lease["metadata"], "resourceVersion": str(int(present) + 1)}})
+
+    def _take(self, lease: Json) -> None:
+        self.lease = lease
+        self.holders.append(lease["spec"]["holderIdentity"])
+
+
+@pytest.mark.parametrize("on_their_way", [0, 2])
+def test_who_is_told_to_stop_gives_the_lease_up_and_does_not_take_it_again(
+    monkeypatch: pytest.MonkeyPatch, on_their_way: int
+) -> None:
+    """With renewals that never rest: one may be under way, and would be the next leader's 15 seconds."""
+    monkeypatch.setattr(lease, "RENEW_EVERY", 0)
+    server = LeaseServer(on_their_way)
+
+    async def play() -> None:
+        held = asyncio.Event()
+        ours = lease.Lease(server, "hub", "me", on_held=held.set)  # type: ignore[arg-type]
+
+        async def first() -> None: ...
+
+        async def part_that_ends() -> None:
+            await held.wait()
+
+        ready = asyncio.Event()
+        ready.set()
+        with pytest.raises(RuntimeError, match="ended by itself"):
+            await until_told_to_stop(ready, ours, first(), {"part": part_that_ends(), "lease": ours.run()})
+        assert not ours.is_held
+
+    asyncio.run(play())
+    assert server.holders[-1] == ""
+    assert server.holders.count("") == 1

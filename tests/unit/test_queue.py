@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from steward_operator.engine.queue import LONGEST_BACK_OFF, KeyedQueue
+from steward_operator.engine.queue import LONGEST_BACK_OFF, KeyedQueue, asked_to_wait
+from steward_operator.kube.api import KubeError
 
 
 def test_a_key_that_always_fails_backs_off_and_never_ends_the_queue() -> None:
@@ -47,6 +48,75 @@ def test_additions_during_the_work_are_one_more_look() -> None:
 
     asyncio.run(scenario())
     assert seen == ["a", "a"]
+
+
+def test_of_a_group_one_is_in_work_and_those_that_wait_for_it_keep_no_worker_from_the_others() -> None:
+    """A user with more requests than there are workers, one of which hangs, is nobody else's trouble."""
+    seen: list[str] = []
+
+    async def scenario() -> None:
+        gate, other, all_done = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        at_work = 0
+
+        async def work(key: str) -> None:
+            nonlocal at_work
+            if key == "bob":
+                other.set()
+                return
+            at_work += 1
+            assert at_work == 1, "one of ann's at a time"
+            await gate.wait()
+            await asyncio.sleep(0)
+            at_work -= 1
+            seen.append(key)
+            if len(seen) == 5:
+                all_done.set()
+
+        queue: KeyedQueue[str] = KeyedQueue(work, group=lambda key: key.partition("-")[0], workers=2)
+        runner = asyncio.create_task(queue.run())
+        for number in range(5):
+            queue.add(f"ann-{number}")
+        queue.add("bob")
+        async with asyncio.timeout(5):
+            await other.wait()
+        assert seen == []
+        assert queue.depth() == 4, "they are due all the same"
+        gate.set()
+        async with asyncio.timeout(5):
+            await all_done.wait()
+        runner.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await runner
+
+    asyncio.run(scenario())
+    assert seen == [f"ann-{number}" for number in range(5)], "in the order in which they came"
+
+
+def test_who_asks_to_wait_is_given_the_time() -> None:
+    """An API server that is busy says for how long; nobody says for hours."""
+    assert asked_to_wait(KubeError(429, "busy", retry_after=2.0)) == 2.0
+    assert asked_to_wait(KubeError(429, "busy", retry_after=7200.0)) == LONGEST_BACK_OFF
+    assert asked_to_wait(KubeError(500, "broken")) == asked_to_wait(ValueError()) == 0.0
+
+    async def scenario() -> None:
+        refused = asyncio.Event()
+
+        async def work(key: str) -> None:
+            refused.set()
+            raise KubeError(429, "busy", retry_after=20.0)
+
+        queue: KeyedQueue[str] = KeyedQueue(work)
+        runner = asyncio.create_task(queue.run())
+        queue.add("a")
+        async with asyncio.timeout(5):
+            await refused.wait()
+        await asyncio.sleep(0)
+        assert queue._next_look["a"] - asyncio.get_running_loop().time() > 19
+        runner.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await runner
+
+    asyncio.run(scenario())
 
 
 def test_what_waits_for_days_and_is_looked_at_every_minute_takes_no_more_room() -> None:

@@ -32,8 +32,8 @@ def deadline(world: World) -> datetime:
 def known_users(world: World) -> frozenset[str]:
     """Raw names on the servers and claims of this namespace; the hub is never asked.
 
-    A request that is at work has found its user, whose only claim may be gone for as long as it is made again; one that is
-    over may have ended for want of that very user.
+    A request that is at work has found its user, whose only claim may be gone for as long as it is made again; one
+    that is over may have ended for want of that very user.
     """
     pods = {pod.user for pod in world.pods if pod.is_server}
     claims = {claim.user for claim in world.claims if claim.is_ours}

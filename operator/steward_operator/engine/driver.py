@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections import defaultdict
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -87,33 +85,28 @@ class Driver:
         self._teller = teller
         self._now = now
         self._acted_for: dict[str, None] = {}
-        # Requests for one user's objects are carried out one at a time.
-        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def process(self, key: Key) -> float | None:
-        """Bring one request as far as it goes now; seconds until the next look, or None to wait for an event."""
+        """Bring one request as far as it goes now; seconds until the next look, or None to wait for an event.
+
+        Of one user's requests the caller lets one at a time be carried out.
+        """
         known = self._requests.get(*key)
         if known is None:
             return None
         if known.is_finished and not known.has_finalizer and not self._teller.waits_for(known.uid):
             return None
-        async with self._locks[known.user]:
-            return await self._advance(key)
-
-    async def _advance(self, key: Key) -> float | None:
         answers: dict[str, Refusal | None] = {}
-        known = self._requests.get(*key)
         # What the watch has shown of a request that has not begun is good enough to begin with: the first write names
         # its version, and is refused when there is a newer one.
-        look = Look(dict(known.manifest) if known and known.phase is Phase.PENDING else None)
+        look = Look(dict(known.manifest) if known.phase is Phase.PENDING else None)
         for _ in range(MOST_STEPS):
             try:
                 world = await self._reader.observe(key, look, answers)
             except KubeError as error:
                 if error.is_gone:
                     self._requests.drop(*key)
-                    if known:
-                        self._teller.is_gone(known)
+                    self._teller.is_gone(known)
                     return None
                 raise
             self._teller.sees(world.request)

@@ -19,6 +19,8 @@ DURATION = 15
 RENEW_EVERY = 3.0
 #: A standby looks more often than the leader writes, so that a hand-over in good order takes no time.
 LOOK_EVERY = 0.5
+#: A last renewal may still be on its way when the Lease is given up.
+RELEASES = 3
 
 
 class ForeignRelease(Exception):
@@ -110,14 +112,20 @@ class Lease:
         }  # fmt: skip
 
     async def release(self) -> None:
-        """Give the Lease up, so that the next operator need not wait it out."""
+        """Give the Lease up, so that the next operator need not wait it out. `run` does not run any more."""
         if not self.is_held:
             return
         self.is_held = False
-        try:
-            lease = await self._kube.get_lease(LEASE)
-            if lease["spec"].get("holderIdentity") == self._identity:
-                lease["spec"].update(holderIdentity="", leaseDurationSeconds=1)
-                await self._kube.replace_lease(LEASE, lease)
-        except KubeError as error:
-            log(logging.WARNING, "lease not given up", problem=str(error))
+        problem: KubeError | None = None
+        for _ in range(RELEASES):
+            try:
+                lease = await self._kube.get_lease(LEASE)
+                if lease["spec"].get("holderIdentity") == self._identity:
+                    lease["spec"].update(holderIdentity="", leaseDurationSeconds=1)
+                    await self._kube.replace_lease(LEASE, lease)
+                return
+            except KubeError as error:
+                problem = error
+                if not error.is_conflict:
+                    break
+        log(logging.WARNING, "lease not given up", problem=str(problem))

@@ -1,4 +1,4 @@
-"""A keyed work queue: a key is in work at most once, additions coalesce, failures back off with jitter."""
+"""A keyed work queue: of a group one is in work at a time, additions coalesce, failures back off with jitter."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import itertools
 import logging
 import random
 import time
+from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Hashable, Mapping
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from steward_operator.obs import metrics
 from steward_operator.obs.log import log
@@ -22,23 +23,35 @@ LONGEST_BACK_OFF = 30.0
 FEW = 64
 
 
+class Due(NamedTuple, Generic[K]):
+    key: K
+    group: Hashable
+    #: By the monotonic clock.
+    since: float
+
+
 class KeyedQueue(Generic[K]):
     """Calls ``work(key)``, which answers in how many seconds it wants to see the key again, or None.
 
-    ``name`` says for the log what a key stands for.
+    ``name`` says for the log what a key stands for, ``group`` what it is not worked at beside: those that wait for
+    their group keep no worker from the others.
     """
 
     def __init__(
         self,
         work: Callable[[K], Awaitable[float | None]],
         name: Callable[[K], Mapping[str, str]] = lambda key: {"key": str(key)},
+        group: Callable[[K], Hashable] = lambda key: key,
         *,
         workers: int = 32,
     ) -> None:
         self._work = work
         self._name = name
+        self._group = group
         self._workers = workers
-        self._ready: asyncio.Queue[tuple[K, float]] = asyncio.Queue()
+        self._ready: asyncio.Queue[Due[K]] = asyncio.Queue()
+        self._groups_in_work: set[Hashable] = set()
+        self._waiting: defaultdict[Hashable, deque[Due[K]]] = defaultdict(deque)
         self._queued: set[K] = set()
         self._busy: set[K] = set()
         self._again: set[K] = set()
@@ -56,7 +69,7 @@ class KeyedQueue(Generic[K]):
             self._again.add(key)
         elif key not in self._queued:
             self._queued.add(key)
-            self._ready.put_nowait((key, time.monotonic()))
+            self._ready.put_nowait(Due(key, self._group(key), time.monotonic()))
 
     def add_after(self, key: K, seconds: float) -> None:
         """Look at the key after a while, unless something makes it be looked at before."""
@@ -102,8 +115,13 @@ class KeyedQueue(Generic[K]):
 
     async def _worker(self) -> None:
         while True:
-            key, due = await self._ready.get()
-            metrics.queue_wait.observe(time.monotonic() - due)
+            due = await self._ready.get()
+            key, group, since = due
+            if group in self._groups_in_work:
+                self._waiting[group].append(due)
+                continue
+            self._groups_in_work.add(group)
+            metrics.queue_wait.observe(time.monotonic() - since)
             self._queued.discard(key)
             self._busy.add(key)
             delay: float | None
@@ -112,18 +130,32 @@ class KeyedQueue(Generic[K]):
                 self._failures.pop(key, None)
             except Exception as problem:
                 # The queue is where every unforeseen failure of one request ends: it is told and tried again.
-                delay = self._back_off(key)
+                delay = self._back_off(key) + asked_to_wait(problem)
                 log(logging.WARNING, "retrying", **self._name(key), problem=str(problem) or repr(problem),
                     seconds=round(delay, 2))  # fmt: skip
             finally:
                 self._busy.discard(key)
+                self._give_way(group)
             if key in self._again:
                 self._again.discard(key)
                 self.add(key)
             elif delay is not None:
                 self.add_after(key, delay)
 
+    def _give_way(self, group: Hashable) -> None:
+        """To the one of the group that has waited longest."""
+        self._groups_in_work.discard(group)
+        if waiting := self._waiting.get(group):
+            self._ready.put_nowait(waiting.popleft())
+        if not waiting:
+            self._waiting.pop(group, None)
+
     def _back_off(self, key: K) -> float:
         failures = self._failures.get(key, 0)
         self._failures[key] = failures + 1
         return float(min(FIRST_BACK_OFF * 2 ** min(failures, 16), LONGEST_BACK_OFF) * self._random.uniform(0.5, 1.0))
+
+
+def asked_to_wait(problem: Exception) -> float:
+    """Seconds, as whoever refused the work has asked for (``Retry-After``), within reason."""
+    return min(getattr(problem, "retry_after", None) or 0.0, LONGEST_BACK_OFF)
