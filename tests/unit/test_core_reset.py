@@ -216,7 +216,40 @@ def test_calling_off_and_being_late_while_preparing() -> None:
     assert told(plan_reset(world(req, claim(), now=after(600))))[:2] == ("Failed", "Expired")
     assert isinstance(plan_reset(world(req, claim(), now=after(599))), TryCreateClaim)
     deleted = Request({**req.manifest, "metadata": {**req.meta, "deletionTimestamp": AT, "finalizers": list(FINAL)}})
-    assert plan_reset(world(deleted, claim())) == RemoveFinalizer()
+    assert plan_reset(world(deleted, claim(), answers=OK)) == RemoveFinalizer()
+
+
+@pytest.mark.parametrize("more", [{"phase": "Preparing", "step": "Stopping"}, {"phase": "BackingUp"},
+                                  {"phase": "Deleting"}, {"phase": "Recreating"}])  # fmt: skip
+def test_what_goes_with_its_namespace_waits_for_nothing(more: dict[str, str]) -> None:
+    """Not for a hub, which goes, too, nor for a claim: nothing can be made there any more."""
+    req = with_status(begun(serverPolicy="StopAndStart"), FINAL, podUID="pod-1", stepTime=AT, **more)
+    deleted = Request({**req.manifest, "metadata": {**req.meta, "deletionTimestamp": AT}})
+    asked = plan_reset(world(deleted, claim()))
+    assert asked == TryCreateClaim(req.status["volumes"][0]["template"])
+    sentence = 'persistentvolumeclaims "workspace-ann" is forbidden: unable to create new content in namespace hub ' \
+               "because it is being terminated"  # fmt: skip
+    answers: dict[str, Refusal | None] = {"try/workspace-ann": Refusal(403, sentence)}
+    assert plan_reset(world(deleted, claim(), answers=answers)) == RemoveFinalizer()
+    stays: dict[str, Refusal | None] = {"try/workspace-ann": Refusal(403, "not in this class")}
+    assert plan_reset(world(deleted, claim(), answers=stays)) != RemoveFinalizer()
+
+
+def test_nor_does_what_only_has_a_server_to_start() -> None:
+    req = with_status(at("Recreating", spec={"serverPolicy": "StopAndStart"}), FINAL, podUID="pod-1")
+    new = claim(uid="workspace-2")
+    starting = written(req, plan_reset(world(req, new, answers=OK)))
+    assert starting.status["ending"]["phase"] == "Succeeded"
+    deleted = Request(
+        {**starting.manifest, "metadata": {**starting.meta, "deletionTimestamp": AT, "finalizers": list(FINAL)}}
+    )
+    step = plan_reset(world(deleted, new))
+    assert isinstance(step, TryCreateClaim)
+    refused: dict[str, Refusal | None] = {step.key: Refusal(403, "because it is being terminated")}
+    assert plan_reset(world(deleted, new, answers=refused)) == RemoveFinalizer()
+    assert plan_reset(world(deleted, new, answers=OK)) == StartServer("ann", ""), (
+        "where the hub stays the server comes back"
+    )
 
 
 def stopping(policy: str = "StopAndStart", step: str = "Stopping") -> Request:

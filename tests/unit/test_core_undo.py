@@ -60,13 +60,13 @@ def test_an_undo_whose_copy_is_refused_for_good_can_be_given_up(how: str) -> Non
     req, held = undoing()
     meta = {**req.meta, "deletionTimestamp": AT} if how == "deleted" else req.meta
     req = Request({**req.manifest, "metadata": meta, "spec": {**req.spec, "cancel": how == "cancelled"}})
-    refused: dict[str, Refusal | None] = {"job/restore-workspace-uid-r": Refusal(403, "no Jobs here")}
+    refused: dict[str, Refusal | None] = {**OK, "job/restore-workspace-uid-r": Refusal(403, "no Jobs here")}
     step = plan_reset(world(req, claim(uid="workspace-2"), held, answers=refused))
     row = status_of(step)["volumes"][0]
     sentence = "The backup could not be put back and is still there: no Jobs here"
     assert (row["outcome"], row["reason"], row["message"]) == ("Failed", "RestoreFailed", sentence)
     then = with_status(written(req, step), FINAL)
-    step = plan_reset(world(then, claim(uid="workspace-2"), held))
+    step = plan_reset(world(then, claim(uid="workspace-2"), held, answers=OK))
     assert step == RemoveFinalizer(), "the pin stays: who gives up may try again another day"
 
 

@@ -408,9 +408,10 @@ def test_whoever_calls_it_off_gets_his_server_back() -> None:
 def test_a_deleted_request_starts_the_server_that_it_stopped_before_it_goes() -> None:
     gone = stopping()
     gone = Request({**gone.manifest, "metadata": {**gone.meta, "deletionTimestamp": stamp()}})
-    step = plan_reset(world(gone, claim()))
+    answers = allowed(gone)
+    step = plan_reset(world(gone, claim(), answers=answers))
     assert isinstance(step, WriteStatus)
-    assert plan_reset(world(written(gone, step), claim())) == StartServer("ann", "")
+    assert plan_reset(world(written(gone, step), claim(), answers=answers)) == StartServer("ann", "")
 
 
 def test_a_volume_that_was_used_while_its_server_stopped_is_backed_up_after_all() -> None:

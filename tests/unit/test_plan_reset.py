@@ -24,6 +24,7 @@ from steward_operator.core.steps import (
 )
 
 from tests.support.builders import NOW, claim, pod, reset, stamp, with_status, world, written
+from tests.support.under_way import OK
 
 
 def ended(step: object, phase: Phase = Phase.FAILED) -> str:
@@ -194,8 +195,8 @@ def test_cancel_is_honoured_until_the_first_delete_and_not_after() -> None:
 def test_after_the_delete_the_claim_is_made_again_even_when_the_request_is_deleted() -> None:
     req = deleting()
     gone = Request({**req.manifest, "metadata": {**req.meta, "deletionTimestamp": stamp()}})
-    step = plan_reset(world(gone))
-    again = plan_reset(world(written(gone, step)))
+    step = plan_reset(world(gone, answers=OK))
+    again = plan_reset(world(written(gone, step), answers=OK))
     assert isinstance(again, CreateClaim)
 
 

@@ -16,7 +16,7 @@ from . import backups, claims, copies, server
 from .admission import deadline
 from .model import Claim, World
 from .reset_begin import begin, in_use, may_stop
-from .reset_end import end, finalizer_off, leave, start_again
+from .reset_end import end, finalizer_off, goes_with_namespace, leave, start_again
 from .reset_record import LOOK_AGAIN, Record, intact, is_slow, records_of, titles, vanishing
 from .server import NotStopped, Stopped
 from .status import fail, step_or_wait, write_status
@@ -27,6 +27,8 @@ def plan_reset(world: World) -> Plan:
     request = world.request
     if request.is_finished:
         return finalizer_off(world) or Done()
+    if going := goes_with_namespace(world):
+        return going
     if request.status.get("ending"):
         return start_again(world)
     match request.phase:

@@ -13,10 +13,10 @@ from steward_api.phases import Phase, Reason, ServerPolicy
 
 from . import backups, server
 from .model import World
-from .reset_record import Record, titles
+from .reset_record import Record, records_of, titles
 from .server import NotStarted, Started
 from .status import finish
-from .steps import Done, Plan, RemoveFinalizer, Wait
+from .steps import Done, Plan, RemoveFinalizer, TryCreateClaim, Wait
 
 
 def end(world: World, records: list[Record]) -> Plan:
@@ -26,8 +26,6 @@ def end(world: World, records: list[Record]) -> Plan:
     is_wanted = any(record.get("reason") == Reason.RESTORE_FAILED for record in failed)
     if step := backups.tidy(world) or (None if is_wanted else backups.unpin(world)):
         return step
-    for record in records:
-        record.pop("template", None)
     wants_start = world.request.spec.get("serverPolicy") == ServerPolicy.STOP_AND_START
     if not failed:
         told = titles(world, records)
@@ -67,7 +65,7 @@ def _finish(
     if old and not old.is_deleting and wants_start and (asked_until := _stop_may_come(world)):
         return Wait("whether the hub stops the server", asked_until)
     if not stopped or not wants_start or (old and not old.is_deleting):
-        return _let_go(world) or finish(world, phase, reason, message, **fields)
+        return _let_go(world) or finish(world, phase, reason, message, volumes=_over(world, records))
     step = finish(world, phase, reason, message)
     ending = {key: step.status[key] for key in ("phase", "reason", "message")}
     # The lock goes before the start is asked for: the spawner looks for it.
@@ -96,8 +94,14 @@ def start_again(world: World) -> Plan:
             return plan
     return _let_go(world) or finish(
         world, Phase(ending["phase"]), Reason(ending["reason"]), f"{ending['message']} {told}",
-        server_started=started, ending=None, step=None, stepTime=None,
+        server_started=started, ending=None, step=None, stepTime=None, volumes=_over(world, None),
     )  # fmt: skip
+
+
+def _over(world: World, records: list[Record] | None) -> list[Record]:
+    """The records, or those that are in the status, without what only a request that is at work needs."""
+    found = records_of(world) if records is None else records
+    return [{key: value for key, value in record.items() if key != "template"} for record in found]
 
 
 def _sentence(reason: Reason) -> str:
@@ -107,6 +111,21 @@ def _sentence(reason: Reason) -> str:
 def _let_go(world: World) -> Plan | None:
     """Before an end is written the finalizer goes; a request that is being deleted goes with it."""
     return finalizer_off(world) or (Done() if world.request.is_deleting else None)
+
+
+def goes_with_namespace(world: World) -> Plan | None:
+    """First of all for a request that is being deleted: is it going with its namespace?
+
+    In that nothing can be made again, nor is there a hub to start a server, so that the request holds nothing back.
+    """
+    template = next((record["template"] for record in records_of(world) if "template" in record), None)
+    if template is None or not world.request.is_deleting or not world.request.has_finalizer:
+        return None
+    step = TryCreateClaim(template)
+    if step.key not in world.answers:
+        return step
+    answer = world.answers[step.key]
+    return finalizer_off(world) if answer and answer.is_namespace_terminating else None
 
 
 def finalizer_off(world: World) -> RemoveFinalizer | None:
