@@ -252,6 +252,25 @@ def test_of_a_request_only_the_finalizer_may_change(ns: Namespace, kind: str) ->
         denied(ns, "PATCH", path, change, MERGE, match="nothing of a request but its finalizer")
 
 
+@pytest.mark.parametrize("kind", [names.VOLUME_RESET, names.SERVER_RESTART])
+def test_the_hub_calls_a_request_off_and_changes_nothing_else(ns: Namespace, kind: str) -> None:
+    path = ns.requests(kind, ns.ask(kind, "nobody"))
+
+    def patch(change: Json) -> None:
+        ns.api.raw("PATCH", f"{path}?dryRun=All", change, token=ns.token("hub"), content_type=MERGE)
+
+    patch({"spec": {"cancel": True}})
+    for change in (
+        {"spec": {"ttlSecondsAfterFinished": 100_000}},
+        {"metadata": {"labels": {"a": "b"}}},
+        {"metadata": {"annotations": {"a": "b"}}},
+        {"metadata": {"ownerReferences": [OWNER]}},
+        {"metadata": {"finalizers": [names.FINALIZER]}},
+    ):
+        with pytest.raises(Refused, match="calls requests off and changes nothing else"):
+            patch(change)
+
+
 def test_no_pod_comes_on_a_locked_claim_but_others_may(ns: Namespace, kubelet: FakeKubelet) -> None:
     user, other = ns.user(), ns.user()
     for who in (user, other):

@@ -23,3 +23,13 @@ labels: {{- include "steward.labels" (dict "root" .root "component" "policy") | 
 - name: only-the-operator
   expression: request.userInfo.username == 'system:serviceaccount:{{ .Release.Namespace }}:operator'
 {{- end }}
+
+{{/* CEL: these fields of the metadata are as they were. Call with a list of names. */}}
+{{- define "steward.unchanged" -}}
+{{- range $n, $field := . }}
+{{- if $n }} &&
+{{ end -}}
+has(object.metadata.{{ $field }}) == has(oldObject.metadata.{{ $field }}) &&
+(!has(object.metadata.{{ $field }}) || object.metadata.{{ $field }} == oldObject.metadata.{{ $field }})
+{{- end }}
+{{- end }}
