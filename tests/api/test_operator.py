@@ -178,7 +178,7 @@ def test_a_hundred_identical_resets_at_once_are_one_reset(running: Operator, ns:
     assert {(end["phase"], end["reason"]) for end in ends} <= {("Succeeded", "Reset"), ("Failed", "Stale")}
     deletes = [w for w in proxy.writes if w.method == "DELETE" and "persistentvolumeclaims" in w.path]
     assert [w.body["preconditions"]["uid"] for w in deletes] == [claim["metadata"]["uid"]]
-    check_rules(proxy.writes)
+    check_rules(proxy.writes, ns.users)
 
 
 def next_second(ns: Namespace, user: str) -> None:

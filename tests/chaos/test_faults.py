@@ -26,7 +26,7 @@ from tests.support.fake_kubelet import FakeKubelet
 from tests.support.fake_snapshots import FakeSnapshots
 from tests.support.faults import OF_READS, Fault, Injection, Injections, ReadFaults
 from tests.support.operator import Operator, Proxy, Write
-from tests.support.rules import check_rules
+from tests.support.rules import check_rules, check_same
 
 Json = dict[str, Any]
 _numbers = itertools.count(1)
@@ -97,11 +97,8 @@ LONGER = [
 
 
 def ask(ns: Namespace, injections: Injections, scenario: Scenario, user: str, more: Json) -> None:
-    body = {
-        "apiVersion": names.API_VERSION, "kind": scenario.kind, "metadata": {"name": f"r-{user}"},
-        "spec": {"user": user, "requestedBy": {"kind": "KubernetesUser", "name": "test-admin"}, **scenario.spec, **more},
-    }  # fmt: skip
-    made = ns.api.raw("POST", ns.requests(scenario.kind), body)
+    spec = {"user": user, "requestedBy": {"kind": "KubernetesUser", "name": "test-admin"}, **scenario.spec, **more}
+    made = ns.make_request(scenario.kind, {"name": f"r-{user}"}, spec)
     injections.own(made["metadata"]["uid"], user)
 
 
@@ -179,8 +176,7 @@ def check_volume(
     is_new = claim["metadata"]["uid"] != was["metadata"]["uid"]
     is_due = status["phase"] == "Succeeded" or status["reason"] == "RestoreFailed" or outcomes.get(kind) == "Reset"
     assert is_new == is_due, (user, status)
-    assert claim["spec"]["resources"] == was["spec"]["resources"]
-    assert claim["metadata"]["labels"] == was["metadata"]["labels"]
+    check_same(claim, was)
     if status["reason"] == "Restored":
         wanted = before.spec["contents"]["name"]
         assert kubelet.content(claim) == next(
@@ -243,7 +239,7 @@ def play(
         wait_for("the audit lines", lambda expected=set(uids): expected <= set(running.audit_lines()), 20)
         lines = running.audit_lines()
         assert not [(user, lines[uid]) for uid, user in uids.items() if len(lines[uid]) != 1], "an end is told once"
-    check_rules(proxy.writes)
+    check_rules(proxy.writes, ns.users)
     assert met >= len(cases) * (0.97 if FULL else 0.8), "the planned faults have been met"
     return met, dict(ended)
 
@@ -298,7 +294,7 @@ def test_reads_that_fail_are_read_again(
         check(ns, scenario, user, before, proxy.writes, kubelet)
         assert ns.request(scenario.kind, f"r-{user}")["status"]["phase"] == "Succeeded"
     assert reads.met
-    check_rules(proxy.writes)
+    check_rules(proxy.writes, ns.users)
     tally.add(f"faults of reads: {fault.value}", cases=len(asked), met=reads.met, reads=reads.reads)
 
 
@@ -358,5 +354,5 @@ def test_a_watch_that_lies_is_made_good_by_the_list(
             assert ns.ended(kind, name, 60)["status"]["phase"] == "Succeeded"
     assert watching.hits
     assert what != "gone" or {*names.PLURALS, "Pod"} <= watching.gone, "each of the operator's watches was one of them"
-    check_rules(proxy.writes)
+    check_rules(proxy.writes, ns.users)
     tally.add(f"watch {what}", cases=6, met=watching.hits)

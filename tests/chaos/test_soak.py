@@ -95,7 +95,7 @@ class Soak:
             results = [future.result() for future in playing]
         self.proxy.kill = None
         deletes = deletes_of_claims([self.proxy])
-        check_rules(self.proxy.writes)
+        check_rules(self.proxy.writes, self.ns.users)
         for player, requests in zip(players, results, strict=True):
             user = player.played.user
             ended = self.kubelet.restarts_of[user] - before[user]

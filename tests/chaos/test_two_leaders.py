@@ -66,7 +66,7 @@ def test_random_schedules_with_two_leaders_break_no_rule(
         results = list(pool.map(one, range(FIRST, FIRST + SCHEDULES)))
     proxies = [proxy for _, proxy in leaders]
     deletes = deletes_of_claims(proxies)
-    check_rules(write for proxy in proxies for write in proxy.writes)
+    check_rules((write for proxy in proxies for write in proxy.writes), ns.users)
     for played, requests in results:
         judge(ns, played, requests, deletes, ended=kubelet.restarts_of[played.user])
     acted = [sum(w.happened for w in proxy.writes) for proxy in proxies]

@@ -107,6 +107,8 @@ class Namespace:
         self.api = api
         self._numbers = itertools.count(1)
         self._tokens: dict[str, str] = {}
+        #: Users of the requests that were made, by the requests' paths.
+        self.users: dict[str, str] = {}
 
     def core(self, resource: str, name: str = "") -> str:
         return f"/api/v1/namespaces/{NAMESPACE}/{resource}" + (f"/{name}" if name else "")
@@ -233,11 +235,13 @@ class Namespace:
         if kind == names.VOLUME_RESET:
             spec.setdefault("volumes", ["workspace"])
         spec.setdefault("requestedBy", {"kind": "KubernetesUser", "name": "test-admin"})
-        body = {
-            "apiVersion": names.API_VERSION, "kind": kind, "metadata": {"generateName": "t-"},
-            "spec": {"user": user, **spec},
-        }  # fmt: skip
-        return str(self.api.raw("POST", self.requests(kind) + "?fieldValidation=Strict", body)["metadata"]["name"])
+        return str(self.make_request(kind, {"generateName": "t-"}, {"user": user, **spec})["metadata"]["name"])
+
+    def make_request(self, kind: str, metadata: Json, spec: Json) -> Json:
+        body = {"apiVersion": names.API_VERSION, "kind": kind, "metadata": metadata, "spec": spec}
+        made = dict(self.api.raw("POST", self.requests(kind) + "?fieldValidation=Strict", body))
+        self.users[self.requests(kind, made["metadata"]["name"])] = spec["user"]
+        return made
 
     def request(self, kind: str, name: str) -> Json:
         return dict(self.api.raw("GET", self.requests(kind, name)))
@@ -287,13 +291,22 @@ def kubelet(api: ControlPlane, ns: Namespace) -> Iterator[FakeKubelet]:
     assert not kubelet.problems, kubelet.problems
 
 
+def instance(pod: Json) -> str:
+    """The ID of the server's container, or "" when it has none yet."""
+    statuses = pod.get("status", {}).get("containerStatuses", [])
+    return next((str(s.get("containerID", "")) for s in statuses if s["name"] == names.NOTEBOOK_CONTAINER), "")
+
+
 @pytest.fixture(scope="session")
 def hub(ns: Namespace, kubelet: FakeKubelet) -> Iterator[FakeHub]:
-    def stop(user: str, uid: str) -> bool:
+    def stop(user: str, uid: str, container_id: str) -> bool:
         found = ns.pod(user)
-        if found is not None and found["metadata"]["uid"] == uid:
-            ns.api.raw("DELETE", ns.core("pods", f"jupyter-{user}"), {"preconditions": {"uid": uid}})
-        return found is None or found["metadata"]["uid"] == uid
+        if found is None:
+            return True
+        if found["metadata"]["uid"] != uid or container_id not in ("", instance(found)):
+            return False
+        ns.api.raw("DELETE", ns.core("pods", f"jupyter-{user}"), {"preconditions": {"uid": uid}})
+        return True
 
     hub = FakeHub(stop, lambda user: ns.make_pod(user))
     hub.start()

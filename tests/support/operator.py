@@ -260,8 +260,9 @@ class Proxy(Served):
 class FakeHub(Served):
     """The two calls of the hub's REST API that a Recreate makes, on pods of the test's own."""
 
-    def __init__(self, stop: Callable[[str, str], bool], start: Callable[[str], None]) -> None:
-        """``stop`` is given the user and the pod's UID, and answers whether that pod was still the one."""
+    def __init__(self, stop: Callable[[str, str, str], bool], start: Callable[[str], None]) -> None:
+        """``stop`` is given the user, the pod's UID and its container's ID or "", and answers whether they were still
+        the ones."""
         super().__init__()
         self._stop_server, self._start_server = stop, start
         self.calls: list[tuple[str, str]] = []
@@ -285,11 +286,11 @@ class FakeHub(Served):
 
     async def _stop(self, request: web.Request) -> web.Response:
         user = request.match_info["user"]
-        pod_uid = (await request.json())["podUID"]
+        wanted = await request.json()
 
         def stop() -> web.Response:
             self.calls.append(("DELETE", user))
-            if self._stop_server(user, pod_uid):
+            if self._stop_server(user, wanted["podUID"], wanted.get("containerID", "")):
                 return web.json_response({}, status=202)
             return web.json_response({"status": 409, "message": "Another pod runs by now."}, status=409)
 

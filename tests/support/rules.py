@@ -6,7 +6,7 @@ What is at the end says little of what there was on the way: `check_rules` looks
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from steward_api import names
@@ -21,16 +21,21 @@ CLAIMS = "/persistentvolumeclaims/"
 NO_VOLUME = "backup-"
 
 
-def check_rules(writes: Iterable[Write]) -> None:
-    """Every write is of one control plane, dry runs and refused ones among them. Raises AssertionError."""
+def check_rules(writes: Iterable[Write], users: Mapping[str, str]) -> None:
+    """Every write is of one control plane, dry runs and refused ones among them; ``users`` are those of the requests, by
+    the requests' paths. Raises AssertionError."""
     taken = [write for write in writes if write.happened]
     histories = history_of_requests(taken)
     for path, history in histories.items():
         check_order(path, history)
     records = [(write, row) for history in histories.values() for write in history for row in rows_of(write)]
-    for delete in taken:
-        if delete.method == "DELETE" and CLAIMS in delete.path:
-            check_delete(delete, records, taken)
+    for write in taken:
+        if write.method == "DELETE" and CLAIMS in write.path:
+            check_delete(write, records, taken, users)
+        if write.method == "POST" and write.path.endswith(CLAIMS.rstrip("/")):
+            check_creation(write, records, users)
+        if write.path.endswith("/resize"):
+            check_resize(write, histories, users)
 
 
 def history_of_requests(taken: Iterable[Write]) -> dict[str, list[Write]]:
@@ -63,8 +68,42 @@ def rows_of(write: Write) -> list[Json]:
     return list((write.body.get("status") or {}).get("volumes") or ())
 
 
-def check_delete(delete: Write, records: list[tuple[Write, Json]], taken: list[Write]) -> None:
-    """Rules 1 and 3: what goes was on record before, by its UID, and its backup was sealed where one is due."""
+def user_of(write: Write, users: Mapping[str, str]) -> str:
+    return users[write.path.removesuffix("/status")]
+
+
+def check_creation(create: Write, records: list[tuple[Write, Json]], users: Mapping[str, str]) -> None:
+    """Rules 4 and 6: what is made is word for word what was on record, for the user whose request it was."""
+    meta = create.body["metadata"]
+    if meta["name"].startswith(NO_VOLUME):
+        return
+    makers = [write for write, row in records if row.get("template") == create.body and write.began <= create.at]
+    assert makers, f"{create.path}: {meta['name']} was not on record as it was made"
+    assert any(user_of(maker, users) == meta["annotations"][names.USERNAME] for maker in makers), (
+        f"{create.path}: {meta['name']} belongs to another user than the request"
+    )
+
+
+def check_resize(resize: Write, histories: Mapping[str, list[Write]], users: Mapping[str, str]) -> None:
+    """Rules 5 and 6: the pod, and what it is to have, were on record before, in a request of its user."""
+    uid = resize.body["metadata"]["uid"]
+    planned = [
+        write
+        for history in histories.values()
+        for write in history
+        if (write.body.get("status") or {}).get("podUID") == uid and write.began <= resize.at
+    ]
+    assert planned, f"{resize.path}: {uid} was not on record"
+    assert any(f"/pods/jupyter-{user_of(write, users)}/" in resize.path for write in planned), (
+        f"{resize.path}: the server of another user than the request"
+    )
+
+
+def check_delete(
+    delete: Write, records: list[tuple[Write, Json]], taken: list[Write], users: Mapping[str, str]
+) -> None:
+    """Rules 1, 3 and 6: what goes was on record before, by its UID, in a request of its user, and its backup was sealed
+    where one is due."""
     uid, version = (delete.body["preconditions"].get(what) for what in ("uid", "resourceVersion"))
     assert uid, f"{delete.path}: a delete of whatever bears the name"
     assert version, f"{delete.path}: a delete of whatever became of the claim"
@@ -73,8 +112,10 @@ def check_delete(delete: Write, records: list[tuple[Write, Json]], taken: list[W
         return
     known = [(write, row) for write, row in records if row["uid"] == uid and write.began <= delete.at]
     assert known, f"{delete.path}: {uid} was not on record"
-    _, row = max(known, key=lambda pair: int(pair[0].body["metadata"]["resourceVersion"]))
+    recorder, row = max(known, key=lambda pair: int(pair[0].body["metadata"]["resourceVersion"]))
     assert row["template"], f"{delete.path}: nothing says how to make it again"
+    owner = row["template"]["metadata"]["annotations"][names.USERNAME]
+    assert owner == user_of(recorder, users), f"{delete.path}: belongs to another user than the request"
     backup = row.get("backup")
     if backup is None or backup["state"] == BackupState.NOTHING_TO_BACK_UP:
         return
@@ -86,3 +127,15 @@ def check_delete(delete: Write, records: list[tuple[Write, Json]], taken: list[W
 
 def is_seal(write: Write) -> bool:
     return write.method == "PATCH" and bool((write.body["metadata"].get("annotations") or {}).get(names.BACKUP))
+
+
+def check_same(claim: Json, was: Json) -> None:
+    """Rule 4: a claim that was made again is as it was, for its user and whoever looks for it."""
+    for what in ("resources", "storageClassName", "accessModes", "volumeMode"):
+        assert claim["spec"].get(what) == was["spec"].get(what), what
+    assert claim["metadata"]["labels"] == was["metadata"]["labels"]
+    kept, had = (
+        {k: v for k, v in found["metadata"]["annotations"].items() if names.GROUP not in k and "kubernetes.io" not in k}
+        for found in (claim, was)
+    )
+    assert kept == had

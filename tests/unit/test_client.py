@@ -11,6 +11,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 from steward_api import names
+from steward_operator.hubapi.client import HttpHubApi
 from steward_operator.kube.client import HttpKubeApi
 
 Json = dict[str, Any]
@@ -20,17 +21,21 @@ REQUEST = f"/apis/{names.GROUP}/{names.VERSION}/namespaces/hub/volumeresets/r"
 
 def sent(call: Callable[[HttpKubeApi], Awaitable[Any]]) -> tuple[str, str, Json]:
     """Method, path and body of the one write that a call makes."""
+    return only_call(lambda url: HttpKubeApi(kopf.ConnectionInfo(server=url), "hub"), call)
+
+
+def only_call(api_at: Callable[[str], Any], call: Callable[[Any], Awaitable[Any]]) -> tuple[str, str, Json]:
     written: list[tuple[str, str, Json]] = []
 
     async def take(request: web.Request) -> web.Response:
-        written.append((request.method, request.path, await request.json()))
+        written.append((request.method, request.path, await request.json() if request.can_read_body else {}))
         return web.json_response({})
 
     async def send() -> None:
         app = web.Application()
         app.router.add_route("*", "/{path:.*}", take)
         async with TestServer(app) as server:
-            api = HttpKubeApi(kopf.ConnectionInfo(server=str(server.make_url("/"))), "hub")
+            api = api_at(str(server.make_url("/")))
             try:
                 await call(api)
             finally:
@@ -86,3 +91,21 @@ def test_a_status_names_the_version_that_it_was_planned_on() -> None:
     )
     assert (method, where) == ("PATCH", f"{REQUEST}/status")
     assert body == {"metadata": {"resourceVersion": "7"}, "status": {"phase": "Deleting"}}
+
+
+@pytest.mark.parametrize(("server", "path"), [("", "/steward/v1/users/a%20b/server/stop"),
+                                              ("gpu", "/steward/v1/users/a%20b/servers/gpu/stop")])  # fmt: skip
+def test_the_hub_is_told_which_instance_it_is_to_stop(server: str, path: str) -> None:
+    def stop(instance: str) -> tuple[str, str, Json]:
+        return only_call(
+            lambda url: HttpHubApi(url, "secret"), lambda hub: hub.stop_server("a b", server, "pod-1", instance)
+        )
+
+    assert stop("c1") == ("POST", path.replace("%20", " "), {"podUID": "pod-1", "containerID": "c1"})
+    assert stop("")[2] == {"podUID": "pod-1"}, "whatever runs in that pod"
+
+
+def test_a_start_has_no_body_so_that_the_chosen_options_are_kept() -> None:
+    assert only_call(lambda url: HttpHubApi(url, "secret"), lambda hub: hub.start_server("ann", "")) == (
+        "POST", "/users/ann/server", {},
+    )  # fmt: skip

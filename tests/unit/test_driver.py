@@ -64,13 +64,11 @@ class OneRequest:
 
 
 class NoHub:
-    calls: list[str]
-
     def __init__(self) -> None:
-        self.calls = []
+        self.calls: list[tuple[str, ...]] = []
 
     async def stop_server(self, user: str, server: str, pod_uid: str, container_id: str = "") -> None:
-        self.calls.append(user)
+        self.calls.append((user, server, pod_uid, container_id))
 
 
 def driver_of(server: OneRequest, hub: NoHub | None = None) -> tuple[Driver, Requests, Teller]:
@@ -151,14 +149,14 @@ def test_the_hub_is_asked_for_nothing_when_the_request_has_changed() -> None:
 
     async def play() -> None:
         driver, _, _ = driver_of(server, hub)
-        step = StopServer("ann", "", "pod-1")
+        step = StopServer("ann", "", "pod-1", "c1")
         server.manifest["metadata"]["resourceVersion"] = "2"
         with pytest.raises(LookAgain):
             await driver._do(seen, step, {})
         assert hub.calls == []
         server.manifest["metadata"]["resourceVersion"] = "1"
         await driver._do(seen, step, {})
-        assert hub.calls == ["ann"]
+        assert hub.calls == [("ann", "", "pod-1", "c1")], "that pod, and that instance"
 
     asyncio.run(play())
 

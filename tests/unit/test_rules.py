@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,10 +16,12 @@ from tests.support.rules import check_rules
 Json = dict[str, Any]
 REQUEST = f"/apis/{names.GROUP}/{names.VERSION}/namespaces/hub/volumeresets/r"
 CLAIMS = "/api/v1/namespaces/hub/persistentvolumeclaims"
+USERS = {REQUEST: "ann"}
+TEMPLATE: Json = {"metadata": {"name": "home-ann", "annotations": {names.USERNAME: "ann"}}, "spec": {}}
 ROW: Json = {
     "volume": "home",
     "uid": "u1",
-    "template": {"metadata": {}},
+    "template": TEMPLATE,
     "backup": {"state": "Ready", "name": "backup-home-r"},
 }
 
@@ -32,6 +35,7 @@ def history() -> list[Write]:
         ("PATCH", f"{REQUEST}/status", {"status": {"phase": "Deleting", "volumes": [ROW]}}),
         ("DELETE", f"{CLAIMS}/home-ann", {"preconditions": {"uid": "u1", "resourceVersion": "7"}}),
         ("PATCH", f"{REQUEST}/status", {"status": {"phase": "Recreating"}}),
+        ("POST", CLAIMS, TEMPLATE),
         ("PATCH", REQUEST, {"metadata": {"finalizers": []}}),
         ("PATCH", f"{REQUEST}/status", {"status": {"phase": "Succeeded"}}),
     ]  # fmt: skip
@@ -41,6 +45,16 @@ def history() -> list[Write]:
     return [
         Write(method, path, body, 200, began=float(number), at=number + 0.5)
         for number, (method, path, body) in enumerate(bodies)
+    ]
+
+
+def restarted() -> list[Write]:
+    """A restart in place."""
+    planned = {"status": {"phase": "Restarting", "podUID": "p1"}, "metadata": {"resourceVersion": "1"}}
+    resize = {"metadata": {"uid": "p1", "resourceVersion": "7"}, "spec": {}}
+    return [
+        Write("PATCH", f"{REQUEST}/status", planned, 200, began=0.0, at=0.5),
+        Write("PATCH", "/api/v1/namespaces/hub/pods/jupyter-ann/resize", resize, 200, began=1.0, at=1.5),
     ]
 
 
@@ -75,10 +89,16 @@ def bare(name: str) -> Callable[[list[Write]], list[Write]]:
     return change
 
 
+def of_another_kind(writes: list[Write]) -> list[Write]:
+    made = replace(writes[6], body={**TEMPLATE, "spec": {"storageClassName": "slow"}})
+    return [*writes[:6], made, *writes[7:]]
+
+
 def test_what_keeps_the_rules_passes_and_what_was_refused_does_not_count() -> None:
-    check_rules(history())
+    check_rules(history(), USERS)
+    check_rules(restarted(), USERS)
     refused = Write("DELETE", f"{CLAIMS}/cache-ann", {"preconditions": {"uid": "u9"}}, 409, began=0.0, at=0.1)
-    check_rules([*history(), refused])
+    check_rules([*history(), refused], USERS)
 
 
 @pytest.mark.parametrize(
@@ -90,11 +110,26 @@ def test_what_keeps_the_rules_passes_and_what_was_refused_does_not_count() -> No
         (moved(1, 6), "was not sealed"),
         (bare("uid"), "whatever bears the name"),
         (bare("resourceVersion"), "whatever became of the claim"),
-        (without(6), "an end with the finalizer on"),
-        (moved(5, 7), "a status after the end"),
+        (without(7), "an end with the finalizer on"),
+        (of_another_kind, "was not on record as it was made"),
+        (moved(6, 0), "was not on record as it was made"),
+        (moved(5, 8), "a status after the end"),
         (moved(5, 3), "Recreating to Deleting"),
     ],
 )
 def test_what_breaks_a_rule_is_told(change: Callable[[list[Write]], list[Write]], told: str) -> None:
     with pytest.raises(AssertionError, match=told):
-        check_rules(change(history()))
+        check_rules(change(history()), USERS)
+
+
+def test_what_is_another_users_is_told() -> None:
+    bob = {REQUEST: "bob"}
+    with pytest.raises(AssertionError, match="belongs to another user"):
+        check_rules(history(), bob)
+    made = [write for write in history() if write.method != "DELETE"]
+    with pytest.raises(AssertionError, match="belongs to another user"):
+        check_rules(made, bob)
+    with pytest.raises(AssertionError, match="the server of another user"):
+        check_rules(restarted(), bob)
+    with pytest.raises(AssertionError, match="p1 was not on record"):
+        check_rules(restarted()[1:], USERS)
