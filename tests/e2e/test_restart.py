@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from steward_api import names
 
+from cluster.shell import run
 from tests.e2e.test_reset import exists, manifest, write
 from tests.support.cluster import Kube, Session, wait_for
 
@@ -192,17 +193,39 @@ def test_a_server_that_the_hub_has_forgotten_is_restarted_all_the_same(
     wait_for("the server answers", lambda: answers(user), 60)
 
 
+def signal_lab(kube: Kube, user: Session, signal: str) -> dict[str, Any]:
+    """From outside the container, whose first process gets no other. The pod, as it was before."""
+    pod = kube.pod(user.user)
+    assert pod is not None
+    container = pod["status"]["containerStatuses"][0]["containerID"].removeprefix("containerd://")
+    node = f"{kube.target.name}-control-plane"
+    run(["docker", "exec", node, "ctr", "-n", "k8s.io", "tasks", "kill", "--signal", signal, container])
+    return pod
+
+
+def test_a_server_that_hangs_is_restarted_in_place(user: Session, kube: Kube) -> None:
+    """It neither answers nor hears that it is to end, so that it is killed: after as long as at a stop."""
+    user.start_and_wait()
+    write(kube, user, "/home/jovyan/kept")
+    before = signal_lab(kube, user, "SIGSTOP")
+    assert before["spec"]["terminationGracePeriodSeconds"] == 10
+    answer = user.restart()
+    assert answer.status == 202, answer.text
+    ended = kube.finished("srestart", answer.json["request"]["name"], 120)
+    assert (ended["status"]["phase"], ended["status"]["mechanism"]) == ("Succeeded", "InPlace")
+    assert answers(user)
+    after = kube.pod(user.user)
+    assert after is not None
+    assert after["metadata"]["uid"] == before["metadata"]["uid"]
+    assert after["status"]["containerStatuses"][0]["lastState"]["terminated"]["exitCode"] == 137
+    assert exists(kube, user, "/home/jovyan/kept")
+
+
 def test_a_crashed_server_comes_back_and_the_hub_keeps_it(user: Session, kube: Kube) -> None:
     """Stock KubeSpawner would delete the pod of a container that it happens to find terminated."""
     user.start_and_wait()
-    pod = kube.pod(user.user)
-    assert pod is not None
-    # As the kernel's out-of-memory killer would: from outside the container, with no chance to say goodbye.
-    container = pod["status"]["containerStatuses"][0]["containerID"].removeprefix("containerd://")
-    from cluster.shell import run
-
-    node = f"{kube.target.name}-control-plane"
-    run(["docker", "exec", node, "ctr", "-n", "k8s.io", "tasks", "kill", "--signal", "SIGKILL", container])
+    # As the kernel's out-of-memory killer would: with no chance to say goodbye.
+    pod = signal_lab(kube, user, "SIGKILL")
 
     def came_back() -> bool:
         found = kube.pod(user.user)

@@ -57,6 +57,7 @@ class Base:
     namespace, pod_name, port, name = "hub", "jupyter-ann", 8888, ""
     component_label = "singleuser-storage"
     server = None
+    delete_grace_period = 10
     _pvc_exists = True
 
     def __init__(self, cluster: Cluster, pods: Json) -> None:
@@ -142,6 +143,15 @@ def test_the_pod_comes_first_then_the_look_for_locks_then_the_claims(cluster: Cl
     assert create(cluster)
     assert cluster.done == ["look", "pod", "look", "claim workspace-ann"]
     assert cluster.claims["workspace-ann"].metadata.labels[names.VOLUME] == "workspace"
+
+
+@pytest.mark.parametrize(("given", "had"), [(None, 10), (60, 60)])
+def test_a_server_has_as_long_to_end_in_place_as_at_a_stop(cluster: Cluster, given: int | None, had: int) -> None:
+    """Unless the team has given its pods another time."""
+    made = pod()
+    made.spec.termination_grace_period_seconds = given
+    assert asyncio.run(Spawner(cluster)._make_create_pod_request(made, 3))
+    assert made.spec.termination_grace_period_seconds == had
 
 
 def test_a_lock_that_comes_while_the_pod_is_made_takes_the_pod_back(cluster: Cluster) -> None:
