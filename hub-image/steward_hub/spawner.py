@@ -172,8 +172,9 @@ class StewardMixin(Configurable):
         """The last word on the manifest, after every hook: what an in-place restart needs later."""
         container = _notebook(pod)
         if pod.spec.termination_grace_period_seconds is None:
-            # A server that hangs is ended in place as soon as at a stop, and not after Kubernetes' half a minute.
-            pod.spec.termination_grace_period_seconds = self.delete_grace_period
+            # A server that hangs is ended in place as soon as at a stop, and not after Kubernetes' half a minute. With
+            # none at all the pod would be gone from the API while its processes write to its volumes still.
+            pod.spec.termination_grace_period_seconds = max(1, self.delete_grace_period)
         if container.termination_message_policy is None:
             container.termination_message_policy = "FallbackToLogsOnError"
         if self.startup_probe and container.startup_probe is None:

@@ -85,7 +85,7 @@ def check_creation(create: Write, records: list[tuple[Write, Json]], users: Mapp
 
 
 def check_resize(resize: Write, histories: Mapping[str, list[Write]], users: Mapping[str, str]) -> None:
-    """Rules 5 and 6: the pod, and what it is to have, were on record before, in a request of its user."""
+    """Rule 6: the pod was on record before, in a request of its user."""
     uid = resize.body["metadata"]["uid"]
     planned = [
         write

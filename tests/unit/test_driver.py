@@ -63,6 +63,9 @@ class OneRequest:
         return await self.get_request(kind, name)
 
 
+STEP = TryCreateClaim({"metadata": {"name": "home-ann"}})
+
+
 class NoHub:
     def __init__(self) -> None:
         self.calls: list[tuple[str, ...]] = []
@@ -183,9 +186,29 @@ def test_a_creation_that_is_tried_passes_where_only_its_name_or_room_is_missing(
 
     async def play() -> None:
         driver, _, _ = driver_of(Trial(restart()))
-        refused = await driver._try_create(TryCreateClaim({"metadata": {"name": "home-ann"}}))
+        refused = await driver._try_create(restart(), STEP)
         assert (refused is None) == passes
         if refused is not None and answer is not None:
             assert refused.message == answer.message
+
+    asyncio.run(play())
+
+
+def test_a_deleted_request_does_without_an_answer_to_what_it_tries() -> None:
+    """An admission webhook that is down would keep it from starting its server."""
+
+    class Broken(OneRequest):
+        async def create_claim(self, template: Mapping[str, Any], *, dry_run: bool = False) -> Json:
+            raise KubeError(500, "failed calling webhook")
+
+    deleted = Request(
+        {**restart().manifest, "metadata": {**restart().meta, "deletionTimestamp": "2026-11-21T12:00:00Z"}}
+    )
+
+    async def play() -> None:
+        driver, _, _ = driver_of(Broken(restart()))
+        assert await driver._try_create(deleted, STEP) is None
+        with pytest.raises(KubeError):
+            await driver._try_create(restart(), STEP)
 
     asyncio.run(play())

@@ -145,12 +145,15 @@ def test_the_pod_comes_first_then_the_look_for_locks_then_the_claims(cluster: Cl
     assert cluster.claims["workspace-ann"].metadata.labels[names.VOLUME] == "workspace"
 
 
-@pytest.mark.parametrize(("given", "had"), [(None, 10), (60, 60)])
-def test_a_server_has_as_long_to_end_in_place_as_at_a_stop(cluster: Cluster, given: int | None, had: int) -> None:
-    """Unless the team has given its pods another time."""
-    made = pod()
+@pytest.mark.parametrize(("given", "at_a_stop", "had"), [(None, 10, 10), (60, 10, 60), (None, 0, 1)])
+def test_a_server_has_as_long_to_end_in_place_as_at_a_stop(
+    cluster: Cluster, given: int | None, at_a_stop: int, had: int
+) -> None:
+    """Unless the team has given its pods another time. What has no time at all is gone before its processes are."""
+    made, spawner = pod(), Spawner(cluster)
+    spawner.delete_grace_period = at_a_stop
     made.spec.termination_grace_period_seconds = given
-    assert asyncio.run(Spawner(cluster)._make_create_pod_request(made, 3))
+    assert asyncio.run(spawner._make_create_pod_request(made, 3))
     assert made.spec.termination_grace_period_seconds == had
 
 

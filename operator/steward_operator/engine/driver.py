@@ -160,7 +160,7 @@ class Driver:
                         self._teller.is_gone(request)
                     return written
                 case TryCreateClaim():
-                    answers[step.key] = await self._try_create(step)
+                    answers[step.key] = await self._try_create(request, step)
                 case CreateClaim():
                     created = await self._kube.create_claim(step.template)
                     answers[step.key] = None
@@ -194,13 +194,16 @@ class Driver:
             raise
         return None
 
-    async def _try_create(self, step: TryCreateClaim) -> Refusal | None:
-        """AlreadyExists comes after validation and admission, so it is the pass; so is quota, asked before them."""
+    async def _try_create(self, request: Request, step: TryCreateClaim) -> Refusal | None:
+        """AlreadyExists comes after validation and admission, so it is the pass; so is quota, asked before them.
+
+        A request that is being deleted only wants to know whether its namespace goes, and does without an answer.
+        """
         try:
             await self._kube.create_claim(step.template, dry_run=True)
         except KubeError as error:
             refused = Refusal(error.status, error.message)
-            if error.is_already_there or refused.is_quota:
+            if error.is_already_there or refused.is_quota or (request.is_deleting and error.is_transient):
                 return None
             if error.is_refusal:
                 return refused
