@@ -72,8 +72,9 @@ def check(cluster: PaperCluster, leader: Leader) -> None:
     was = {
         name: volume.content
         for name, volume in cluster.volumes.items()
-        # A backup that is half made may be finished by its own late copy: it is nobody's work, and counts for nothing.
-        if volume.view.uid not in cluster.by_hand and not (volume.view.is_backup and volume.seal is None)
+        # A backup that nobody has declared complete may be finished by its own late copy, or be on its way out: it is
+        # nobody's work, and counts for nothing.
+        if volume.view.uid not in cluster.by_hand and not (volume.view.is_backup and volume.view.backup is None)
     }
     while cluster.on_their_way:
         cluster.deliver(0)

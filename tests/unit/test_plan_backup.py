@@ -213,6 +213,18 @@ def deleting(ready: bool = True) -> Request:
     return with_status(req, (names.FINALIZER,), phase="Deleting", volumes=rows)
 
 
+@pytest.mark.parametrize("objects", [(home(),), (home(deleting=True),)], ids=["before the delete", "after it"])
+def test_a_copy_that_was_begun_once_more_is_taken_away(objects: tuple[Claim, ...]) -> None:
+    """By another leader, or by a request that came late: the claim would not go before the copy is forgotten."""
+    req = deleting()
+    late = job(req)
+    ready = held(req, ready=True)
+    assert plan_reset(world(req, *objects, ready, jobs=(late,))) == DeleteJob(late.name, "job-1")
+    going = copy_pod(req)
+    step = plan_reset(world(req, *objects, ready, going))
+    assert isinstance(step, Wait), "its pod goes first"
+
+
 def test_the_delete_needs_the_backup_to_be_there_still() -> None:
     assert isinstance(plan_reset(world(deleting(), home(), held(deleting(), ready=True))), DeleteClaim)
     for gone in ((), (held(deleting()),), (held(deleting(), ready=True, deletionTimestamp=stamp()),)):

@@ -136,18 +136,23 @@ def restore(
     return answer
 
 
-def tidy(world: World, *, waits: bool = True) -> DeleteJob | DeleteClaim | DeleteSnapshot | Wait | None:
-    """Take the request's Jobs away, and what they filled in vain. A finished pod, too, would hold its claims.
+def end_copies(world: World, *, waits: bool = True) -> DeleteJob | Wait | None:
+    """Take the request's Jobs away. A finished pod, too, would hold its claims.
 
     Where no claim is going to be deleted nobody ``waits`` for the pods: one may be on a node that is away.
     """
     for job in world.jobs:
         if not job.is_deleting:
             return DeleteJob(job.name, job.uid)
-    names_of_jobs = {job.name for job in world.jobs}
+    is_left = bool(world.jobs) or any(pod.labels.get(names.REQUEST) == world.request.uid for pod in world.pods)
+    return Wait("the copy's pods go", world.now + LOOK_AGAIN) if waits and is_left else None
+
+
+def tidy(world: World, *, waits: bool = True) -> DeleteJob | DeleteClaim | DeleteSnapshot | Wait | None:
+    """Take the request's Jobs away, and what they filled in vain."""
+    if ending := end_copies(world, waits=waits):
+        return ending
     mine = world.request.uid
-    if waits and (names_of_jobs or any(pod.labels.get(names.REQUEST) == mine for pod in world.pods)):
-        return Wait("the copy's pods go", world.now + LOOK_AGAIN)
     for held in (*world.claims, *world.snapshots):
         unfinished = held.is_backup and held.labels.get(names.REQUEST) == mine and held.backup is None
         if unfinished and not held.is_deleting:

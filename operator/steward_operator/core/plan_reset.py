@@ -193,6 +193,9 @@ def _delete(world: World) -> Plan:
             if keeping := _keep(world, claim):
                 return keeping
         return leave(world, Reason.CANCELLED, phase=Phase.CANCELLED)
+    # A copy whose creation came late has nothing to do any more, and would hold the claims.
+    if ending := backups.end_copies(world, waits=bool(due)):
+        return ending
     for record, claim in due:
         step = DeleteClaim(claim.name, claim.uid, claim.resource_version)
         refused = claims.refuse_user_of(world, claim.name)
