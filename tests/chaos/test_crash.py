@@ -197,10 +197,11 @@ def test_a_crash_at_any_request_ends_as_if_nothing_had_happened(
         # Reads may be fewer in another run, so that the last of them are not reached: those are tried again.
         missed = [(what, number, when) for what, number, when in missed if not strikes(run, Kill(number, when, what))]
     met = len(planned) - len(missed)
-    # The very last may belong to no run at all: what the undisturbed one read once more by chance. Of a sample one is enough.
-    last = sent["read"] - max(2, sent["read"] // 20)
+    # A missed one is a read that three runs in a row ended without: what the undisturbed ones read more often by chance.
+    # Those may be few, and no write. Of a sample one is enough.
+    few = max(2, len(planned) // 20)
     assert met
-    assert not FULL or all(what == "read" and number > last for what, number, _ in missed), f"{missed} of {sent}"
+    assert not FULL or (len(missed) <= few and all(what == "read" for what, *_ in missed)), f"{missed} of {sent}"
     assert not FULL or slowest <= CONVERGES_IN
     # From the start of the process, its imports included.
     tally.add(
