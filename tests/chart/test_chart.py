@@ -70,6 +70,18 @@ def test_a_bad_value_is_refused_by_its_name(helm: Any, flags: list[str], words: 
     assert words in result.stderr
 
 
+def test_no_keyword_of_the_schema_is_the_rest_of_a_sentence() -> None:
+    """A comma in a description that is not quoted makes one; validators pass over what they do not know."""
+
+    def walk(node: Any) -> None:
+        for keyword, value in node.items():
+            assert value is not None, keyword
+            if isinstance(value, dict) and keyword not in ("default", "examples"):
+                walk(value)
+
+    walk(json.loads((CHART / "values.schema.json").read_text()))
+
+
 def test_the_schema_is_closed_and_covers_every_value() -> None:
     schema = json.loads((CHART / "values.schema.json").read_text())
     assert schema == yaml.safe_load((CHART / "values.schema.yaml").read_text()), "run make generate"
