@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ import pytest
 from steward_api import names
 
 from tests.support.cluster import wait_for
-from tests.support.control_plane import ControlPlane, Refused
+from tests.support.control_plane import ControlPlane
 from tests.support.control_plane_fixtures import CONFIG, NAMESPACE, Namespace, installed
 from tests.support.operator import FakeHub, Operator, Proxy
 
@@ -33,17 +32,10 @@ class Site:
     def delete_namespace(self) -> None:
         self.ns.api.raw("DELETE", f"/api/v1/namespaces/{NAMESPACE}")
 
-    def is_gone(self, path: str) -> bool:
-        try:
-            self.ns.api.raw("GET", path)
-        except Refused as refused:
-            return refused.status == 404
-        return False
-
     def wait_gone(self, request: str) -> None:
         path = self.ns.requests(names.VOLUME_RESET, request)
-        wait_for("the request lets its namespace go", lambda: self.is_gone(path), 60)
-        wait_for("the namespace is gone", lambda: self.is_gone(f"/api/v1/namespaces/{NAMESPACE}"), 60)
+        wait_for("the request lets its namespace go", lambda: self.ns.is_gone(path), 60)
+        wait_for("the namespace is gone", lambda: self.ns.is_gone(f"/api/v1/namespaces/{NAMESPACE}"), 60)
 
 
 @pytest.fixture
@@ -72,15 +64,7 @@ def site(plane: ControlPlane, tmp_path: Path) -> Iterator[Site]:
 def test_a_namespace_that_is_deleted_in_the_middle_goes(site: Site) -> None:
     """Between the delete and the new claim the request holds a finalizer, and nothing can be created any more."""
     site.ns.make_claim("ann", "workspace")
-    deleted, go = threading.Event(), threading.Event()
-
-    def hold(method: str, path: str) -> threading.Event | None:
-        if method == "POST" and "persistentvolumeclaims" in path and "dryRun" not in path:
-            deleted.set()
-            return go
-        return None
-
-    site.proxy.hold = hold
+    deleted, go = site.proxy.hold_creation()
     name = site.ns.ask(names.VOLUME_RESET, "ann")
     assert deleted.wait(30)
     assert site.ns.request(names.VOLUME_RESET, name)["metadata"]["finalizers"]
@@ -100,18 +84,10 @@ def test_a_namespace_goes_with_a_request_that_has_a_server_to_start(site: Site) 
         return "ending" in site.ns.request(names.VOLUME_RESET, name).get("status", {})
 
     wait_for("the server is to be started", is_starting, 60)
-    asked, go = threading.Event(), threading.Event()
-
-    def hold(method: str, path: str) -> threading.Event | None:
-        if method == "POST" and "persistentvolumeclaims" in path and "dryRun" in path:
-            asked.set()
-            return go
-        return None
-
-    site.proxy.hold = hold
+    asked, go = site.proxy.hold_creation(dry_run=True)
     site.ns.api.raw("DELETE", path)
     assert asked.wait(30), "what is deleted asks whether it goes with its namespace"
-    assert not site.is_gone(path), "it has a server to start"
+    assert not site.ns.is_gone(path), "it has a server to start"
     site.delete_namespace()
     go.set()
     site.wait_gone(name)

@@ -26,15 +26,7 @@ def test_a_request_that_is_deleted_half_way_makes_the_claim_again_and_is_audited
 ) -> None:
     user = ns.user()
     old = ns.make_claim(user, "workspace")
-    erased, go = threading.Event(), threading.Event()
-
-    def hold(method: str, path: str) -> threading.Event | None:
-        if method == "POST" and "persistentvolumeclaims" in path and "dryRun" not in path:
-            erased.set()
-            return go
-        return None
-
-    proxy.hold = hold
+    erased, go = proxy.hold_creation()
     name = ns.ask(names.VOLUME_RESET, user)
     assert erased.wait(30)
     uid = ns.request(names.VOLUME_RESET, name)["metadata"]["uid"]
@@ -46,15 +38,7 @@ def test_a_request_that_is_deleted_half_way_makes_the_claim_again_and_is_audited
     claim = ns.claim(user, "workspace")
     assert claim is not None
     assert claim["metadata"]["uid"] != old["metadata"]["uid"]
-
-    def is_gone() -> bool:
-        try:
-            ns.request(names.VOLUME_RESET, name)
-        except Refused as refused:
-            return refused.status == 404
-        return False
-
-    wait_for("the request goes", is_gone, 20)
+    wait_for("the request goes", lambda: ns.is_gone(ns.requests(names.VOLUME_RESET, name)), 20)
 
 
 def test_a_reset_touches_one_claim_and_is_audited(running: Operator, ns: Namespace, proxy: Proxy) -> None:

@@ -246,6 +246,13 @@ class Namespace:
     def request(self, kind: str, name: str) -> Json:
         return dict(self.api.raw("GET", self.requests(kind, name)))
 
+    def is_gone(self, path: str) -> bool:
+        try:
+            self.api.raw("GET", path)
+        except Refused as refused:
+            return refused.status == 404
+        return False
+
     def ended(self, kind: str, name: str, seconds: float = 30) -> Json:
         def finished() -> Json | None:
             found = self.request(kind, name)

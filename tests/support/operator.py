@@ -181,6 +181,19 @@ class Proxy(Served):
                 pass
             return response
 
+    def hold_creation(self, *, dry_run: bool = False) -> tuple[threading.Event, threading.Event]:
+        """The next creation of a claim waits at the door: (it is there, let it in)."""
+        there, let_in = threading.Event(), threading.Event()
+
+        def hold(method: str, path: str) -> threading.Event | None:
+            if method == "POST" and "persistentvolumeclaims" in path and ("dryRun" in path) == dry_run:
+                there.set()
+                return let_in
+            return None
+
+        self.hold = hold
+        return there, let_in
+
     def _note(self, request: web.Request, body: bytes, status: int, began: float) -> None:
         content = json.loads(body) if body else None
         self.writes.append(Write(request.method, request.path, content, status, "dryRun" in request.query, began))

@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 from steward_operator.engine.queue import LONGEST_BACK_OFF, KeyedQueue, asked_to_wait
 from steward_operator.kube.api import KubeError
+
+
+@asynccontextmanager
+async def running(queue: KeyedQueue[str]) -> AsyncIterator[None]:
+    runner = asyncio.create_task(queue.run())
+    async with asyncio.timeout(5):
+        yield
+    runner.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await runner
 
 
 def test_a_key_that_always_fails_backs_off_and_never_ends_the_queue() -> None:
@@ -34,17 +46,13 @@ def test_additions_during_the_work_are_one_more_look() -> None:
                 done.set()
 
         queue: KeyedQueue[str] = KeyedQueue(work)
-        runner = asyncio.create_task(queue.run())
-        queue.add("a")
-        await begun.wait()
-        for _ in range(10):
+        async with running(queue):
             queue.add("a")
-        gate.set()
-        async with asyncio.timeout(5):
+            await begun.wait()
+            for _ in range(10):
+                queue.add("a")
+            gate.set()
             await done.wait()
-        runner.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await runner
 
     asyncio.run(scenario())
     assert seen == ["a", "a"]
@@ -53,43 +61,40 @@ def test_additions_during_the_work_are_one_more_look() -> None:
 def test_of_a_group_one_is_in_work_and_those_that_wait_for_it_keep_no_worker_from_the_others() -> None:
     """A user with more requests than there are workers, one of which hangs, is nobody else's trouble."""
     seen: list[str] = []
+    at_work: list[int] = []
 
     async def scenario() -> None:
         gate, other, all_done = asyncio.Event(), asyncio.Event(), asyncio.Event()
-        at_work = 0
+        now = 0
 
         async def work(key: str) -> None:
-            nonlocal at_work
+            nonlocal now
             if key == "bob":
                 other.set()
                 return
-            at_work += 1
-            assert at_work == 1, "one of ann's at a time"
+            now += 1
+            at_work.append(now)
             await gate.wait()
             await asyncio.sleep(0)
-            at_work -= 1
+            now -= 1
             seen.append(key)
             if len(seen) == 5:
                 all_done.set()
 
         queue: KeyedQueue[str] = KeyedQueue(work, group=lambda key: key.partition("-")[0], workers=2)
-        runner = asyncio.create_task(queue.run())
-        for number in range(5):
-            queue.add(f"ann-{number}")
-        queue.add("bob")
-        async with asyncio.timeout(5):
+        async with running(queue):
+            for number in range(5):
+                queue.add(f"ann-{number}")
+            queue.add("bob")
             await other.wait()
-        assert seen == []
-        assert queue.depth() == 4, "they are due all the same"
-        gate.set()
-        async with asyncio.timeout(5):
+            assert seen == []
+            assert queue.depth() == 4, "they are due all the same"
+            gate.set()
             await all_done.wait()
-        runner.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await runner
 
     asyncio.run(scenario())
     assert seen == [f"ann-{number}" for number in range(5)], "in the order in which they came"
+    assert set(at_work) == {1}, "one of ann's at a time"
 
 
 def test_who_asks_to_wait_is_given_the_time() -> None:
@@ -106,15 +111,11 @@ def test_who_asks_to_wait_is_given_the_time() -> None:
             raise KubeError(429, "busy", retry_after=20.0)
 
         queue: KeyedQueue[str] = KeyedQueue(work)
-        runner = asyncio.create_task(queue.run())
-        queue.add("a")
-        async with asyncio.timeout(5):
+        async with running(queue):
+            queue.add("a")
             await refused.wait()
-        await asyncio.sleep(0)
-        assert queue._next_look["a"] - asyncio.get_running_loop().time() > 19
-        runner.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await runner
+            await asyncio.sleep(0)
+            assert queue._next_look["a"] - asyncio.get_running_loop().time() > 19
 
     asyncio.run(scenario())
 
